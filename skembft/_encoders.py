@@ -1,0 +1,548 @@
+"""Frozen encoders: texts or ids in, vectors out."""
+
+import os
+import threading
+from collections.abc import Mapping
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
+
+from skembft._data import check_items, check_queries, check_vectors
+from skembft._utils import check_finite, shorten
+
+MODEL_CONSTRAINTS = {
+    "model_id": [str, os.PathLike],
+    "query_prompt": [str, None],
+    "document_prompt": [str, None],
+    "normalize": ["boolean"],
+    "precision": [StrOptions({"float32", "auto"})],
+    "max_seq_length": [Interval(Integral, 1, None, closed="left"), None],
+    "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
+    "trust_remote_code": ["boolean"],
+    "device": [str, None],
+}
+
+
+def check_model_id(model_id):
+    """Refuse a model instance with a message that says what to pass instead."""
+    if hasattr(model_id, "encode") and not isinstance(model_id, str):
+        raise InvalidParameterError(
+            f"model_id is a {type(model_id).__name__} instance, which every clone in a "
+            "search would copy. Save it first, model.save_pretrained('path'), and pass "
+            "model_id='path'."
+        )
+
+
+class _DocLink:
+    """Links of the HTML representation, and what every estimator of ours shares."""
+
+    _doc_link_module = "skembft"
+    _doc_link_template = (
+        "https://skembft.readthedocs.io/en/latest/api.html#"
+        "{estimator_module}.{estimator_name}"
+    )
+
+
+# --------------------------------------------------------------------------------------
+# the store of encoded texts
+
+
+class _Store:
+    """Vectors of texts, each encoded once; the oldest go when there is no room."""
+
+    def __init__(self):
+        self.rows = {}  # text -> row of vectors
+        self.vectors = np.empty((0, 0), dtype=np.float32)
+        self.size = 0  # rows in use; the array grows by doubling
+
+    def get(self, texts, encode, max_bytes):
+        """Return the vectors of `texts`; `encode` is called for the new ones."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.rows]
+        if new:
+            self._append(new, encode(new))
+        answer = self.vectors[[self.rows[text] for text in texts]]
+        self._trim(max_bytes)
+        return answer
+
+    def _append(self, texts, vectors):
+        check_finite(vectors, "The vectors of the encoder")
+        needed = self.size + len(texts)
+        if needed > len(self.vectors):
+            room = max(needed, 2 * len(self.vectors))
+            grown = np.empty((room, vectors.shape[1]), dtype=np.float32)
+            if self.size:
+                grown[: self.size] = self.vectors[: self.size]
+            self.vectors = grown
+        self.vectors[self.size : needed] = vectors
+        self.rows.update(zip(texts, range(self.size, needed), strict=True))
+        self.size = needed
+
+    def _trim(self, max_bytes):
+        drop = self.size - max_bytes // max(self.vectors[:1].nbytes, 1)
+        if drop > 0:
+            self.vectors = self.vectors[drop : self.size].copy()
+            self.size -= drop
+            self.rows = {t: row - drop for t, row in self.rows.items() if row >= drop}
+
+
+_stores = {}
+_stores_lock = threading.Lock()
+
+
+def _store(key):
+    with _stores_lock:
+        return _stores.setdefault(key, _Store())
+
+
+# --------------------------------------------------------------------------------------
+# encoders
+
+
+class SentenceEncoder(
+    _DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Encode texts with a frozen Sentence Transformers model, each text once.
+
+    Every distinct text is encoded once per process: all encoders of the same model,
+    prompt and precision share a store in memory, whether they are clones in a grid
+    search, folds of a cross-validation or steps of different pipelines. New texts are
+    encoded in the order of their length in tokens, in batches of about equal numbers
+    of tokens, so that hardly any padding is computed.
+
+    Read more in the guide on encoders.
+
+    Parameters
+    ----------
+    model_id : str, default="BAAI/bge-small-en"
+        Name of a model on the Hugging Face hub, or a local directory.
+    query_prompt, document_prompt : str, default=None
+        Text put before every query or document. None means the model's own prompts,
+        "" none at all.
+    normalize : bool, default=True
+        Scale vectors to unit length.
+    precision : {"float32", "auto"}, default="float32"
+        "auto" computes in bfloat16 (autocast) on a CPU or GPU that has it natively:
+        about three times as fast, at a cosine of 0.9995 or more to float32. Results
+        then vary with the machine.
+    max_seq_length : int, default=None
+        Tokens after which a text is cut. None means the model's own limit.
+    truncate_dim : int, default=None
+        Keep the first so many dimensions (of a Matryoshka model).
+    trust_remote_code : bool, default=False
+        Allow models that bring their own code. It runs with your rights.
+    device : str, default=None
+        Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
+        is used; it is never stored.
+    backend : {"torch", "onnx", "openvino"}, default="torch"
+        What runs the model; the last two need their extras of Sentence Transformers.
+    max_store_bytes : int, default=1073741824
+        Size of the vectors kept in memory for one model; the oldest are dropped.
+        0 keeps none.
+
+    See Also
+    --------
+    PrecomputedEncoder : Vectors that exist already.
+    AdapterFinetuner : Train a small layer over a frozen encoder.
+
+    Examples
+    --------
+    >>> from skembft import SentenceEncoder
+    >>> encoder = SentenceEncoder("path/to/model", query_prompt="query: ")
+    >>> encoder
+    SentenceEncoder(model_id='path/to/model', query_prompt='query: ')
+    """
+
+    _item_kind = "text"
+    _parameter_constraints: dict = {
+        **MODEL_CONSTRAINTS,
+        "backend": [StrOptions({"torch", "onnx", "openvino"})],
+        "max_store_bytes": [Interval(Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        model_id="BAAI/bge-small-en",
+        *,
+        query_prompt=None,
+        document_prompt=None,
+        normalize=True,
+        precision="float32",
+        max_seq_length=None,
+        truncate_dim=None,
+        trust_remote_code=False,
+        device=None,
+        backend="torch",
+        max_store_bytes=2**30,
+    ):
+        self.model_id = model_id
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
+        self.normalize = normalize
+        self.precision = precision
+        self.max_seq_length = max_seq_length
+        self.truncate_dim = truncate_dim
+        self.trust_remote_code = trust_remote_code
+        self.device = device
+        self.backend = backend
+        self.max_store_bytes = max_store_bytes
+
+    def _validate_params(self):
+        check_model_id(self.model_id)
+        super()._validate_params()
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X=None, y=None):
+        """Check the parameters; there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : object
+        """
+        return self
+
+    def transform(self, X):
+        """Encode queries.
+
+        Parameters
+        ----------
+        X : array-like of str of shape (n,), or a table of (query, document, …) rows
+            Of a table the queries are encoded.
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._encode(check_queries(X, "text"), "query")
+
+    def transform_documents(self, D):
+        """Encode documents.
+
+        Parameters
+        ----------
+        D : array-like of str of shape (n,)
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._encode(check_items(D, "D", "text"), "document")
+
+    def warm(self, texts):
+        """Encode texts as queries and documents into the store, ahead of use.
+
+        Parameters
+        ----------
+        texts : array-like of str of shape (n,)
+
+        Returns
+        -------
+        self : object
+        """
+        texts = check_items(texts, "texts", "text")
+        for role in ("query", "document"):
+            self._encode(texts, role)
+        return self
+
+    def clear(self):
+        """Forget the vectors that this process keeps for this encoder.
+
+        Returns
+        -------
+        self : object
+        """
+        for role in ("query", "document"):
+            with _stores_lock:
+                _stores.pop(self._store_key(self._loaded(), role), None)
+        return self
+
+    @property
+    def _n_features_out(self):
+        return self.truncate_dim or self._loaded().dimension
+
+    @property
+    def _fingerprint(self):
+        """Hash of the model and of the parameters that change its vectors."""
+        loaded = self._loaded()
+        prompts = [self._prompt(loaded, role) for role in ("query", "document")]
+        return f"{loaded.fingerprint} {prompts} {self.normalize} {self.truncate_dim}"
+
+    def _loaded(self):
+        from skembft._models import ModelOptions, load_shared
+
+        self._validate_params()
+        return load_shared(
+            ModelOptions(
+                model_id=os.fspath(self.model_id),
+                max_seq_length=self.max_seq_length,
+                truncate_dim=self.truncate_dim,
+                trust_remote_code=self.trust_remote_code,
+                device=self.device,
+                backend=self.backend,
+            )
+        )
+
+    def _prompt(self, loaded, role):
+        from skembft._models import resolve_prompt
+
+        given = self.query_prompt if role == "query" else self.document_prompt
+        return resolve_prompt(loaded.model, given, role)
+
+    def _store_key(self, loaded, role):
+        from skembft._models import resolve_precision
+
+        return (
+            loaded.fingerprint,
+            self._prompt(loaded, role),
+            role if loaded.has_routes else "",
+            self.normalize,
+            resolve_precision(self.precision, loaded.model.device),
+            self.truncate_dim,
+            self.backend,
+        )
+
+    def _encode(self, texts, role):
+        from skembft import _models
+
+        loaded = self._loaded()
+
+        def encode(new):
+            return _models.encode(
+                loaded.model,
+                new,
+                role=role,
+                prompt=self._prompt(loaded, role),
+                normalize=self.normalize,
+                precision=self.precision,
+            )
+
+        if not texts:
+            return np.empty((0, self._n_features_out), dtype=np.float32)
+        with loaded.lock:  # threads of a search wait instead of encoding twice
+            store = _store(self._store_key(loaded, role))
+            return store.get(texts, encode, self.max_store_bytes)
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+class PrecomputedEncoder(
+    _DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Look vectors up by id: an index or an embedding API is adapted without texts.
+
+    Parameters
+    ----------
+    queries : dict of {id: vector} or tuple (ids, matrix), default=None
+        Vectors of the queries. Ids are str or int (``1`` and ``"1"`` differ); a text
+        may be its own id. None means the same as `documents`.
+    documents : dict of {id: vector} or tuple (ids, matrix), default=None
+        Vectors of the documents. None means the same as `queries`.
+
+    Raises
+    ------
+    ValueError
+        By `transform` and `transform_documents`: an unknown id, vectors of different
+        widths, NaN.
+
+    See Also
+    --------
+    SentenceEncoder : Vectors of texts, from a Sentence Transformers model.
+
+    Notes
+    -----
+    `clone` shares the vectors instead of copying them, so that a search costs no
+    memory. They travel inside a pickle.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembft import PrecomputedEncoder
+    >>> index = PrecomputedEncoder({"q1": [1, 0]}, (["d1", "d2"], np.eye(2)))
+    >>> index
+    PrecomputedEncoder(queries=<1 × 2>, documents=<2 × 2>)
+    >>> index.transform_documents(["d2"])
+    array([[0., 1.]], dtype=float32)
+    """
+
+    _item_kind = "id"
+    _parameter_constraints: dict = {
+        "queries": [Mapping, tuple, list, None],
+        "documents": [Mapping, tuple, list, None],
+    }
+
+    def __init__(self, queries=None, documents=None):
+        self.queries = queries
+        self.documents = documents
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X=None, y=None):
+        """Check the vectors; there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : object
+        """
+        self._table("queries"), self._table("documents")
+        return self
+
+    def transform(self, X):
+        """Return the vectors of queries.
+
+        Parameters
+        ----------
+        X : array-like of ids of shape (n,), or a table of (query, document, …) rows
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._look_up(check_queries(X, "id"), "queries")
+
+    def transform_documents(self, D):
+        """Return the vectors of documents.
+
+        Parameters
+        ----------
+        D : array-like of ids of shape (n,)
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._look_up(check_items(D, "D", "id"), "documents")
+
+    @property
+    def _n_features_out(self):
+        return self._table("queries")[1].shape[1]
+
+    @property
+    def _fingerprint(self):
+        return "precomputed"  # the vectors are in the pickle: nothing can have changed
+
+    def _table(self, name):
+        """Return (row of id, matrix) of "queries" or "documents", read once."""
+        given = getattr(self, name)
+        if given is None:
+            name = "documents" if name == "queries" else "queries"
+            given = getattr(self, name)
+        if given is None:
+            raise ValueError(
+                "PrecomputedEncoder has no vectors: pass queries={id: vector, …} or "
+                "queries=(ids, matrix)."
+            )
+        tables = self.__dict__.setdefault("_tables", {})
+        source, table = tables.get(name, (None, None))
+        if source is not given:
+            table = _read_vectors(given, name)
+            tables[name] = (given, table)
+        return table
+
+    def _look_up(self, ids, name):
+        rows, matrix = self._table(name)
+        missing = [i for i in ids if i not in rows]
+        if missing:
+            other = [i for i in missing if _other_type(i) in rows]
+            raise ValueError(
+                f"{len(missing)} id(s) have no vector among the {name} of the "
+                f"PrecomputedEncoder, first {missing[0]!r}"
+                + (f" (but {_other_type(other[0])!r} has one)" if other else "")
+                + ". Add the vectors, or leave those rows out."
+            )
+        return np.asarray(matrix[[rows[i] for i in ids]], dtype=np.float32)
+
+    def __sklearn_clone__(self):
+        return type(self)(queries=self.queries, documents=self.documents)
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("_tables", None)
+        return state
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+    def __repr__(self, N_CHAR_MAX=700):
+        shown = [f"{name}={_shape(getattr(self, name))}" for name in self.get_params()]
+        return f"{type(self).__name__}({', '.join(sorted(shown, reverse=True))})"
+
+    def _repr_html_(self):
+        from html import escape
+
+        return f"<pre>{escape(repr(self))}</pre>"
+
+
+def _other_type(item):
+    if isinstance(item, int):
+        return str(item)
+    return int(item) if item.isascii() and item.isdigit() else None
+
+
+def _shape(vectors):
+    if vectors is None:
+        return "None"
+    if isinstance(vectors, Mapping):
+        width = len(next(iter(vectors.values()), ()))
+        return f"<{len(vectors)} × {width}>"
+    return "<{} × {}>".format(*np.shape(vectors[1]))
+
+
+def _read_vectors(given, name):
+    """Return ({id: row}, matrix) of a mapping or of (ids, matrix)."""
+    if isinstance(given, Mapping):
+        ids = check_items(list(given), name, "id")
+        widths = [np.size(vector) for vector in given.values()]
+        for item, width in zip(ids, widths, strict=True):
+            if width != widths[0]:
+                raise ValueError(
+                    f"{name}[{shorten(item)}] has {width} dimensions, but "
+                    f"{shorten(ids[0])} has {widths[0]}."
+                )
+        if not ids:
+            raise ValueError(f"{name} holds no vectors.")
+        matrix = np.stack([np.asarray(vector) for vector in given.values()])
+    else:
+        if len(given) != 2:
+            raise ValueError(f"{name} must be {{id: vector}} or (ids, matrix).")
+        ids, matrix = check_items(given[0], f"{name}[0]", "id"), given[1]
+    matrix = check_vectors(matrix, name)
+    rows = {item: row for row, item in enumerate(ids)}
+    if len(ids) != len(matrix):
+        raise ValueError(f"{name} has {len(ids)} ids, but {len(matrix)} vectors.")
+    if len(rows) != len(ids):
+        raise ValueError(f"{name} has repeated ids: {len(ids)}, {len(rows)} distinct.")
+    return rows, matrix

@@ -1,0 +1,84 @@
+"""Exact top-k retrieval in chunks; the only place where vectors are ranked."""
+
+import numpy as np
+
+from skembft._utils import check_finite, unit_rows
+
+# elements of the largest temporary score matrix: memory is set by this, not by the data
+_BLOCK = 2**23
+
+
+def top_k(queries, documents, k, *, exclude=None, cosine=True):
+    """Return the `k` best documents of every query, best first.
+
+    Scores are cosines (or dot products); ties are broken by the order of documents.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries, d)
+    documents : ndarray of shape (n_documents, d)
+    k : int
+        Capped at the number of documents.
+    exclude : ndarray of shape (n_queries,) or None
+        Index of one document that each query must not retrieve.
+    cosine : bool
+
+    Returns
+    -------
+    indices : int64 ndarray of shape (n_queries, min(k, n_documents))
+        -1 where nothing is left to retrieve.
+    scores : float32 ndarray of the same shape
+    """
+    import torch
+
+    check_finite(queries, "The query vectors")
+    n_queries, n_documents = len(queries), len(documents)
+    k = min(k, n_documents)
+    q = np.asarray(unit_rows(queries) if cosine else queries, dtype=np.float32)
+    q = torch.from_numpy(np.ascontiguousarray(q))
+    query_step = max(1, min(n_queries, 1024))
+    document_step = max(k, _BLOCK // query_step)
+    best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
+    best_score = torch.empty((n_queries, 0))
+    for start in range(0, n_documents, document_step):
+        chunk = np.asarray(documents[start : start + document_step], dtype=np.float32)
+        check_finite(chunk, "The document vectors")
+        chunk = torch.from_numpy(
+            np.ascontiguousarray(unit_rows(chunk) if cosine else chunk)
+        )
+        found = []
+        for first in range(0, n_queries, query_step):
+            scores = q[first : first + query_step] @ chunk.T
+            if exclude is not None:
+                own = torch.from_numpy(exclude[first : first + query_step] - start)
+                rows = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
+                scores[rows, own[rows]] = -torch.inf
+            found.append(_block_top_k(scores, min(k, len(chunk))))
+        score = torch.cat([best_score, torch.cat([s for s, _ in found])], dim=1)
+        index = torch.cat([best_index, torch.cat([i for _, i in found]) + start], dim=1)
+        # earlier documents stand first and the sort is stable: ties keep pool order
+        score, order = torch.sort(score, dim=1, descending=True, stable=True)
+        best_score = score[:, :k]
+        best_index = index.gather(1, order[:, :k])
+    best_index[best_score == -torch.inf] = -1
+    return best_index.numpy(), best_score.numpy()
+
+
+def _block_top_k(scores, k):
+    """Top k of every row, best first, equal scores in order of their index."""
+    import torch
+
+    values, index = torch.topk(scores, k, dim=1, sorted=False)
+    # topk takes any of several documents with the score of the k-th: where there are
+    # more of them than places, take the first ones
+    threshold = values.amin(dim=1, keepdim=True)
+    crowded = torch.count_nonzero(scores >= threshold, dim=1) > k
+    for row in torch.nonzero(crowded)[:, 0].tolist():
+        candidates = torch.nonzero(scores[row] >= threshold[row])[:, 0]
+        above = candidates[scores[row, candidates] > threshold[row]]
+        level = candidates[scores[row, candidates] == threshold[row]]
+        index[row] = torch.cat([above, level[: k - len(above)]])
+    index = torch.sort(index, dim=1).values
+    values = scores.gather(1, index)
+    values, order = torch.sort(values, dim=1, descending=True, stable=True)
+    return values, index.gather(1, order)

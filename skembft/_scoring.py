@@ -1,0 +1,78 @@
+"""From vectors and judgements to metrics; used by ``score``, scorers and validation."""
+
+import numpy as np
+
+from skembft._data import check_retrieval_data, check_vector_data
+from skembft._measures import per_query
+from skembft._ranking import top_k
+
+
+def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosine=True):
+    """Mean metrics over the queries that have a relevant document.
+
+    Parameters
+    ----------
+    queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
+    relevance : JudgedRelevance or LabelRelevance
+    metrics : dict of {name: (function, k)}
+    weights : ndarray of shape (n_queries,) or None
+
+    Returns
+    -------
+    dict of {name: float}
+    """
+    kept = np.flatnonzero(relevance.n_relevant > 0)
+    if weights is not None:
+        kept = kept[weights[kept] > 0]
+    if not len(kept):
+        raise ValueError(
+            "No query has a relevant document (and a weight above 0): there is nothing "
+            "to score. Check the grades or labels in y."
+        )
+    depth = max(k for _, k in metrics.values())
+    exclude = relevance.self_index
+    indices, _ = top_k(
+        queries[kept],
+        documents,
+        depth,
+        exclude=None if exclude is None else exclude[kept],
+        cosine=cosine,
+    )
+    values = per_query(
+        metrics,
+        relevance.grades(kept, indices),
+        relevance.ideal(depth)[kept],
+        relevance.n_relevant[kept],
+    )
+    weights = None if weights is None else weights[kept]
+    return {
+        name: float(np.average(value, weights=weights))
+        for name, value in values.items()
+    }
+
+
+def item_kind(estimator):
+    """What an encoder or finetuner takes for a query: "text", "id" or "vector"."""
+    return getattr(estimator, "_item_kind", "text")
+
+
+def read_data(estimator, X, y, corpus=None):
+    """Validate X, y and corpus as `estimator` understands them."""
+    if item_kind(estimator) == "vector":
+        return check_vector_data(X, y, corpus)
+    return check_retrieval_data(
+        X, y, kind=item_kind(estimator), corpus=corpus, name=type(estimator).__name__
+    )
+
+
+def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
+    """Encode, rank once and return {name: value} for a fitted estimator."""
+    data = read_data(estimator, X, y, corpus)
+    return score_vectors(
+        np.asarray(estimator.transform(data.queries)),  # whatever set_output says
+        np.asarray(estimator.transform_documents(data.documents)),
+        data.relevance,
+        metrics,
+        weights=data.query_weights(sample_weight),
+        cosine=getattr(estimator, "_similarity", "cosine") == "cosine",
+    )

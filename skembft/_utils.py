@@ -1,0 +1,47 @@
+"""Small helpers shared by all modules; nothing here imports torch."""
+
+import difflib
+
+import numpy as np
+
+
+def nearest(name, valid):
+    """Return a sentence that names the valid spellings nearest to `name`.
+
+    Examples
+    --------
+    >>> nearest("tripplet", ["triplet", "contrastive"])
+    "Did you mean 'triplet'? Valid names: 'triplet', 'contrastive'."
+    """
+    valid = [str(v) for v in valid]
+    close = difflib.get_close_matches(str(name).lower(), valid, n=2, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"{hint}Valid names: {', '.join(map(repr, valid))}."
+
+
+def shorten(value, width=60):
+    """Return ``repr(value)``, cut to about `width` characters for a message."""
+    if isinstance(value, str | bytes):
+        value = value[: width + 1]
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def unit_rows(vectors):
+    """Return the rows of `vectors` scaled to unit length; zero rows stay zero."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms == 0, 1, norms)
+
+
+def check_finite(vectors, what):
+    """Raise a ValueError that names the first row with NaN or infinity."""
+    # one pass without a mask of the whole array: NaN and infinity survive a sum
+    if np.isfinite(np.sum(vectors, dtype=np.float64)):
+        return
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{what} contain NaN or infinity, first in row {int(bad.argmax())}. "
+            "Nothing can be ranked by such vectors: check the model (has its training "
+            "diverged?) or the array they come from."
+        )

@@ -1,0 +1,172 @@
+"""Information-retrieval metrics: trec_eval's values, scikit-learn's interface.
+
+Metric names always carry their cut-off: ``ndcg@10``, ``mrr@10``, ``map@100``,
+``recall@100``, ``precision@10``, ``hit_rate@5``; the spellings of ir_measures
+(``nDCG@10``, ``RR@10``, ``AP@100``, ``R@5``, ``P@5``, ``Success@5``) mean the same.
+"""
+
+import numbers
+from collections.abc import Mapping
+
+import numpy as np
+
+from skembft._measures import check_metrics, per_query
+from skembft._scoring import score_estimator
+from skembft._utils import shorten
+
+__all__ = ["RetrievalScorer", "evaluate"]
+
+
+def evaluate(qrels, run, metrics="ndcg@10"):
+    """Compute mean metrics of a run as trec_eval does with ``-c``.
+
+    Scores are compared as float32, ties are broken by document id, descending, and
+    every query of `qrels` counts: one without results or relevant documents counts 0.
+
+    Parameters
+    ----------
+    qrels : dict of {query: {document: grade}}
+        Relevance judgements; a document is relevant when its grade is above 0.
+    run : dict of {query: {document: score}}
+        Scores of retrieved documents. Queries that `qrels` lacks are ignored.
+    metrics : str or list of str, default="ndcg@10"
+
+    Returns
+    -------
+    dict of {str: float}
+        Keys are the names as given.
+
+    Raises
+    ------
+    ValueError
+        Where a name is unknown, a score is NaN or infinite, or `qrels` is empty.
+
+    References
+    ----------
+    trec_eval, https://github.com/usnistgov/trec_eval
+
+    Examples
+    --------
+    >>> from skembft.metrics import evaluate
+    >>> qrels = {"q1": {"d1": 1, "d2": 2}, "q2": {"d3": 1}}
+    >>> run = {"q1": {"d1": 0.9, "d2": 0.8}, "q2": {"d1": 0.7, "d3": 0.6}}
+    >>> evaluate(qrels, run, ["mrr@10", "R@1"])
+    {'mrr@10': 0.75, 'R@1': 0.25}
+    """
+    parsed = check_metrics(metrics)
+    for name, mapping in (("qrels", qrels), ("run", run)):
+        if not isinstance(mapping, Mapping) or not all(
+            isinstance(value, Mapping) for value in mapping.values()
+        ):
+            raise TypeError(
+                f"{name} must be a dict of dicts, {{query: {{document: number}}}}, "
+                f"got {shorten(mapping)}."
+            )
+    if not qrels:
+        raise ValueError("qrels is empty: there is no query to evaluate.")
+    depth = max(k for _, k in parsed.values())
+    shape = (len(qrels), depth)
+    grades, ideal, n_relevant = np.zeros(shape), np.zeros(shape), np.zeros(len(qrels))
+    for i, (query, judged) in enumerate(qrels.items()):
+        _check_numbers(judged, f"qrels[{query!r}]")
+        ranked = _ranked_documents(run.get(query, {}), query)[:depth]
+        grades[i, : len(ranked)] = [max(judged.get(d, 0), 0) for d in ranked]
+        positive = sorted((g for g in judged.values() if g > 0), reverse=True)
+        ideal[i, : len(positive[:depth])] = positive[:depth]
+        n_relevant[i] = len(positive)
+    values = per_query(parsed, grades, ideal, n_relevant)
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def _ranked_documents(scores, query):
+    _check_numbers(scores, f"run[{query!r}]")
+    documents = sorted(scores, reverse=True)
+    values = np.asarray([scores[d] for d in documents], dtype=np.float64)
+    values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"run[{query!r}] has a score beyond the range of float32.")
+    return [documents[i] for i in np.argsort(-values, kind="stable")]
+
+
+def _check_numbers(mapping, name):
+    for document, value in mapping.items():
+        if not isinstance(value, numbers.Real | np.bool_):
+            raise TypeError(f"{name}[{document!r}] must be a number, got {value!r}.")
+        if not np.isfinite(value):
+            raise ValueError(f"{name}[{document!r}] must be finite, got {value}.")
+
+
+class RetrievalScorer:
+    """Score retrieval with scikit-learn's ``scorer(estimator, X, y)`` interface.
+
+    One ranking serves any number of metrics. Works as `scoring` of `GridSearchCV`,
+    `cross_validate` and their like, with metadata routing on or off: the corpus is held
+    by the scorer, so that it is neither routed nor sliced.
+
+    Parameters
+    ----------
+    metrics : str or list of str, default="ndcg@10"
+        One name gives a float, a list gives a dict (for a search, name the metric that
+        chooses: ``GridSearchCV(..., refit="ndcg@10")``).
+    corpus : list of str or None, default=None
+        Documents to retrieve from besides those of ``y``. Without it the pool is what
+        the test fold happens to hold, and scores of different folds, test sizes and
+        searches are not comparable.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembft import PrecomputedEncoder
+    >>> from skembft.metrics import RetrievalScorer
+    >>> index = PrecomputedEncoder({"q": [1.0, 0.1], "a": [0.9, 0], "b": [0, 1.0]})
+    >>> RetrievalScorer("mrr@10", corpus=["a", "b"])(index, ["q"], ["b"])
+    0.5
+    >>> RetrievalScorer(["R@1", "R@2"], corpus=["a", "b"])(index, ["q"], ["b"])
+    {'R@1': 0.0, 'R@2': 1.0}
+    """
+
+    def __init__(self, metrics="ndcg@10", *, corpus=None):
+        check_metrics(metrics)
+        self.metrics = metrics
+        self.corpus = corpus
+
+    def __call__(self, estimator, X, y=None):
+        """Return the metric(s) of a fitted estimator on queries and their documents.
+
+        Parameters
+        ----------
+        estimator : finetuner, encoder, Pipeline that ends in one, or fitted search
+        X, y : data of any form
+            See the guide on data forms. Steps of a `Pipeline` transform X, not the
+            documents, as in ``Pipeline.score``.
+
+        Returns
+        -------
+        float or dict of {str: float}
+        """
+        estimator, X = _unwrap(estimator, X)
+        values = score_estimator(
+            estimator, X, y, check_metrics(self.metrics), corpus=self.corpus
+        )
+        return values[self.metrics] if isinstance(self.metrics, str) else values
+
+    def __repr__(self):
+        corpus = ""
+        if self.corpus is not None:
+            size = len(self.corpus) if hasattr(self.corpus, "__len__") else "?"
+            corpus = f", corpus=<{size} documents>"
+        return f"{type(self).__name__}({self.metrics!r}{corpus})"
+
+
+def _unwrap(estimator, X):
+    """Follow fitted searches and pipelines down to what makes the vectors."""
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            for _, step in estimator.steps[:-1]:
+                if step is not None and step != "passthrough":
+                    X = step.transform(X)
+            estimator = estimator.steps[-1][1]
+        else:
+            return estimator, X
