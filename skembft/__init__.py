@@ -1,6 +1,13 @@
 """Fine-tune text embeddings for retrieval with scikit-learn estimators."""
 
-from skembft._encoders import PrecomputedEncoder, SentenceEncoder
+from skembft._adapter import AdapterFinetuner
+from skembft._encoders import SentenceEncoder
+from skembft._precomputed import PrecomputedEncoder
 from skembft._version import __version__
 
-__all__ = ["PrecomputedEncoder", "SentenceEncoder", "__version__"]
+__all__ = [
+    "AdapterFinetuner",
+    "PrecomputedEncoder",
+    "SentenceEncoder",
+    "__version__",
+]

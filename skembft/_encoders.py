@@ -1,8 +1,7 @@
-"""Frozen encoders: texts or ids in, vectors out."""
+"""A frozen text encoder that never encodes the same text twice."""
 
 import os
 import threading
-from collections.abc import Mapping
 from numbers import Integral
 
 import numpy as np
@@ -18,8 +17,8 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 
-from skembft._data import check_items, check_queries, check_vectors
-from skembft._utils import check_finite, shorten
+from skembft._inputs import check_items, check_queries
+from skembft._utils import DocLink, check_finite
 
 MODEL_CONSTRAINTS = {
     "model_id": [str, os.PathLike],
@@ -42,20 +41,6 @@ def check_model_id(model_id):
             "search would copy. Save it first, model.save_pretrained('path'), and pass "
             "model_id='path'."
         )
-
-
-class _DocLink:
-    """Links of the HTML representation, and what every estimator of ours shares."""
-
-    _doc_link_module = "skembft"
-    _doc_link_template = (
-        "https://skembft.readthedocs.io/en/latest/api.html#"
-        "{estimator_module}.{estimator_name}"
-    )
-
-
-# --------------------------------------------------------------------------------------
-# the store of encoded texts
 
 
 class _Store:
@@ -105,12 +90,8 @@ def _store(key):
         return _stores.setdefault(key, _Store())
 
 
-# --------------------------------------------------------------------------------------
-# encoders
-
-
 class SentenceEncoder(
-    _DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
     """Encode texts with a frozen Sentence Transformers model, each text once.
 
@@ -346,203 +327,3 @@ class SentenceEncoder(
         tags.input_tags.one_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-class PrecomputedEncoder(
-    _DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
-    """Look vectors up by id: an index or an embedding API is adapted without texts.
-
-    Parameters
-    ----------
-    queries : dict of {id: vector} or tuple (ids, matrix), default=None
-        Vectors of the queries. Ids are str or int (``1`` and ``"1"`` differ); a text
-        may be its own id. None means the same as `documents`.
-    documents : dict of {id: vector} or tuple (ids, matrix), default=None
-        Vectors of the documents. None means the same as `queries`.
-
-    Raises
-    ------
-    ValueError
-        By `transform` and `transform_documents`: an unknown id, vectors of different
-        widths, NaN.
-
-    See Also
-    --------
-    SentenceEncoder : Vectors of texts, from a Sentence Transformers model.
-
-    Notes
-    -----
-    `clone` shares the vectors instead of copying them, so that a search costs no
-    memory. They travel inside a pickle.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from skembft import PrecomputedEncoder
-    >>> index = PrecomputedEncoder({"q1": [1, 0]}, (["d1", "d2"], np.eye(2)))
-    >>> index
-    PrecomputedEncoder(queries=<1 × 2>, documents=<2 × 2>)
-    >>> index.transform_documents(["d2"])
-    array([[0., 1.]], dtype=float32)
-    """
-
-    _item_kind = "id"
-    _parameter_constraints: dict = {
-        "queries": [Mapping, tuple, list, None],
-        "documents": [Mapping, tuple, list, None],
-    }
-
-    def __init__(self, queries=None, documents=None):
-        self.queries = queries
-        self.documents = documents
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X=None, y=None):
-        """Check the vectors; there is nothing to learn.
-
-        Parameters
-        ----------
-        X, y : ignored
-
-        Returns
-        -------
-        self : object
-        """
-        self._table("queries"), self._table("documents")
-        return self
-
-    def transform(self, X):
-        """Return the vectors of queries.
-
-        Parameters
-        ----------
-        X : array-like of ids of shape (n,), or a table of (query, document, …) rows
-
-        Returns
-        -------
-        vectors : float32 ndarray of shape (n, d)
-        """
-        return self._look_up(check_queries(X, "id"), "queries")
-
-    def transform_documents(self, D):
-        """Return the vectors of documents.
-
-        Parameters
-        ----------
-        D : array-like of ids of shape (n,)
-
-        Returns
-        -------
-        vectors : float32 ndarray of shape (n, d)
-        """
-        return self._look_up(check_items(D, "D", "id"), "documents")
-
-    @property
-    def _n_features_out(self):
-        return self._table("queries")[1].shape[1]
-
-    @property
-    def _fingerprint(self):
-        return "precomputed"  # the vectors are in the pickle: nothing can have changed
-
-    def _table(self, name):
-        """Return (row of id, matrix) of "queries" or "documents", read once."""
-        given = getattr(self, name)
-        if given is None:
-            name = "documents" if name == "queries" else "queries"
-            given = getattr(self, name)
-        if given is None:
-            raise ValueError(
-                "PrecomputedEncoder has no vectors: pass queries={id: vector, …} or "
-                "queries=(ids, matrix)."
-            )
-        tables = self.__dict__.setdefault("_tables", {})
-        source, table = tables.get(name, (None, None))
-        if source is not given:
-            table = _read_vectors(given, name)
-            tables[name] = (given, table)
-        return table
-
-    def _look_up(self, ids, name):
-        rows, matrix = self._table(name)
-        missing = [i for i in ids if i not in rows]
-        if missing:
-            other = [i for i in missing if _other_type(i) in rows]
-            raise ValueError(
-                f"{len(missing)} id(s) have no vector among the {name} of the "
-                f"PrecomputedEncoder, first {missing[0]!r}"
-                + (f" (but {_other_type(other[0])!r} has one)" if other else "")
-                + ". Add the vectors, or leave those rows out."
-            )
-        return np.asarray(matrix[[rows[i] for i in ids]], dtype=np.float32)
-
-    def __sklearn_clone__(self):
-        return type(self)(queries=self.queries, documents=self.documents)
-
-    def __getstate__(self):
-        state = dict(super().__getstate__())
-        state.pop("_tables", None)
-        return state
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.string = True
-        return tags
-
-    def __repr__(self, N_CHAR_MAX=700):
-        shown = [f"{name}={_shape(getattr(self, name))}" for name in self.get_params()]
-        return f"{type(self).__name__}({', '.join(sorted(shown, reverse=True))})"
-
-    def _repr_html_(self):
-        from html import escape
-
-        return f"<pre>{escape(repr(self))}</pre>"
-
-
-def _other_type(item):
-    if isinstance(item, int):
-        return str(item)
-    return int(item) if item.isascii() and item.isdigit() else None
-
-
-def _shape(vectors):
-    if vectors is None:
-        return "None"
-    if isinstance(vectors, Mapping):
-        width = len(next(iter(vectors.values()), ()))
-        return f"<{len(vectors)} × {width}>"
-    return "<{} × {}>".format(*np.shape(vectors[1]))
-
-
-def _read_vectors(given, name):
-    """Return ({id: row}, matrix) of a mapping or of (ids, matrix)."""
-    if isinstance(given, Mapping):
-        ids = check_items(list(given), name, "id")
-        widths = [np.size(vector) for vector in given.values()]
-        for item, width in zip(ids, widths, strict=True):
-            if width != widths[0]:
-                raise ValueError(
-                    f"{name}[{shorten(item)}] has {width} dimensions, but "
-                    f"{shorten(ids[0])} has {widths[0]}."
-                )
-        if not ids:
-            raise ValueError(f"{name} holds no vectors.")
-        matrix = np.stack([np.asarray(vector) for vector in given.values()])
-    else:
-        if len(given) != 2:
-            raise ValueError(f"{name} must be {{id: vector}} or (ids, matrix).")
-        ids, matrix = check_items(given[0], f"{name}[0]", "id"), given[1]
-    matrix = check_vectors(matrix, name)
-    rows = {item: row for row, item in enumerate(ids)}
-    if len(ids) != len(matrix):
-        raise ValueError(f"{name} has {len(ids)} ids, but {len(matrix)} vectors.")
-    if len(rows) != len(ids):
-        raise ValueError(f"{name} has repeated ids: {len(ids)}, {len(rows)} distinct.")
-    return rows, matrix

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from skembft._data import check_retrieval_data, check_vector_data
+from skembft._inputs import check_retrieval_data, check_vector_data
 from skembft._measures import per_query
 from skembft._ranking import top_k
 

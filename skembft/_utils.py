@@ -45,3 +45,13 @@ def check_finite(vectors, what):
             "Nothing can be ranked by such vectors: check the model (has its training "
             "diverged?) or the array they come from."
         )
+
+
+class DocLink:
+    """The link from an estimator's HTML representation to its documentation."""
+
+    _doc_link_module = "skembft"
+    _doc_link_template = (
+        "https://skembft.readthedocs.io/en/latest/api.html#"
+        "{estimator_module}.{estimator_name}"
+    )

@@ -1,0 +1,245 @@
+"""The flow that all finetuners share; a subclass says what is trained and how."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._inputs import check_items
+from skembft._measures import check_metrics
+from skembft._ranking import top_k
+from skembft._scoring import item_kind, read_data, score_estimator, score_vectors
+from skembft._training import HISTORY_METRICS, EpochTasks, Monitor, hold_out
+from skembft._utils import DocLink
+from skembft._version import __version__
+
+TRAINING_CONSTRAINTS = {
+    "loss": [str, callable],
+    "loss_params": [dict, None],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "epochs": [Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "warmup_ratio": [Interval(Real, 0, 1, closed="both")],
+    "use_all_docs": ["boolean"],
+    "scoring": [str],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+    "evaluation_steps": [Interval(Integral, 0, None, closed="left")],
+    "refit": ["boolean"],
+    "random_state": ["random_state"],
+}
+
+
+class BaseFinetuner(
+    DocLink,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Fit, score and retrieve; subclasses define `_open`, which makes a trainer.
+
+    A trainer has `prepare(data)`, giving what it trains on (with `subset(queries)` and
+    `data`), `train(prepared, monitor, epochs)`, `validator(prepared)`, giving vectors
+    to score, `snapshot()` and `attributes(state)`.
+    """
+
+    _item_kind = "text"
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, corpus=None, X_val=None, y_val=None, corpus_val=None):
+        """Fine-tune on queries and their relevant documents.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,), or table of (query, document, …) rows
+            Queries, or pairs, triplets and longer rows; see the guide on data forms.
+        y : array-like of n items, default=None
+            Of every query the relevant document, a list of them (most relevant first)
+            or a dict {document: grade}; of every pair a label; None for a table of
+            positive pairs or triplets.
+        corpus : array-like of documents, default=None
+            More documents, for negatives and for the pool in validation.
+        X_val, y_val : same forms as X and y, default=None
+            Validation data; they win over `validation_fraction`. In a search use
+            `validation_fraction`: scikit-learn slices arguments as long as X.
+        corpus_val : array-like of documents, default=None
+            More documents for the pool in validation with `X_val`. None means `corpus`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Bad data; the message names the row, the value and what to do. Nothing has
+            been loaded or trained then.
+        OSError
+            A model that cannot be loaded.
+        """
+        rng = check_random_state(self.random_state)
+        self._check_settings()
+        data = self._read(X, y, corpus, reset=True)
+        held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
+        self._check_learnable(data)
+        trainer = self._open(data, X, y, rng)
+        tasks = trainer.tasks = EpochTasks(self, X, y, self.epochs * (1 + self.refit))
+        everything = trainer.prepare(data)
+        if held_out is not None:
+            train, validation = everything, trainer.prepare(held_out)
+        else:
+            train, validation = self._split(everything, rng)
+        monitor = self._monitor(trainer, validation)
+        state = trainer.train(train, monitor, self.epochs)
+        if self.refit and validation is not None and monitor.best_step:
+            state = trainer.train(
+                everything, self._monitor(trainer, None), monitor.best_epoch
+            )
+        self._keep(trainer, state, monitor)
+        tasks.close()
+        return self
+
+    def _check_settings(self):
+        """Check constructor arguments beyond their types, before anything is read."""
+        check_metrics(self.scoring)
+
+    def _read(self, X, y, corpus, reset=False):
+        return read_data(self, X, y, corpus)
+
+    def _read_validation(self, X_val, y_val, corpus_val, corpus):
+        if X_val is None:
+            if y_val is not None or corpus_val is not None:
+                raise ValueError("y_val and corpus_val go with X_val, which is None.")
+            return None
+        return self._read(X_val, y_val, corpus if corpus_val is None else corpus_val)
+
+    def _check_learnable(self, data):
+        if not len(data.answerable) and not data.labelled:
+            raise ValueError(
+                f"There is nothing to learn from the {len(data.row_query)} sample(s): "
+                "no query has a relevant document (a grade or label above 0, or "
+                "another row of the same class)."
+            )
+
+    def _split(self, everything, rng):
+        train, validation = hold_out(everything.data, self.validation_fraction, rng)
+        if validation is None:
+            return everything, None
+        return everything.subset(train), everything.subset(validation)
+
+    def _monitor(self, trainer, validation):
+        validate = None
+        if validation is not None:
+            metrics = check_metrics(
+                list(dict.fromkeys([self.scoring, *HISTORY_METRICS]))
+            )
+
+            def validate():
+                queries, documents = trainer.vectors(validation)
+                relevance = validation.data.relevance
+                return score_vectors(queries, documents, relevance, metrics)
+
+        return Monitor(self.scoring, self.n_iter_no_change, validate, trainer.snapshot)
+
+    def _keep(self, trainer, state, monitor):
+        for name, value in trainer.attributes(state).items():
+            setattr(self, name, value)
+        self.history_ = monitor.history
+        self.n_iter_ = monitor.n_steps
+        self.best_step_ = monitor.best_step
+        self.best_epoch_ = float(monitor.best_epoch)
+        self.base_score_ = monitor.base_score
+        self.validation_score_ = monitor.best_score
+
+    def score(self, X, y=None, sample_weight=None, *, corpus=None):
+        """Return the mean of the metric `scoring` over the distinct queries.
+
+        Parameters
+        ----------
+        X, y : same forms as in `fit`
+            The pool to retrieve from is the distinct documents of `y` (explicit
+            negatives included), then those of `corpus`.
+        sample_weight : array-like of shape (n,), default=None
+            Weight of every row; a query has the mean of its rows' weights.
+        corpus : array-like of documents, default=None
+            More documents to retrieve from. Scores are comparable only over equal
+            pools: in a search use ``RetrievalScorer(metric, corpus=documents)``.
+
+        Returns
+        -------
+        score : float
+        """
+        check_is_fitted(self)
+        metrics = check_metrics(self.scoring)
+        values = score_estimator(
+            self, X, y, metrics, corpus=corpus, sample_weight=sample_weight
+        )
+        return values[self.scoring]
+
+    def retrieve(self, X, corpus, k=10):
+        """Return the best documents of `corpus` for every query.
+
+        Parameters
+        ----------
+        X : queries, as in `transform`
+        corpus : array-like of n_documents documents
+        k : int, default=10
+
+        Returns
+        -------
+        indices : int64 ndarray of shape (n, min(k, n_documents))
+            Indices into `corpus`, best first; ties in the order of `corpus`.
+        scores : float32 ndarray of the same shape
+            Cosine similarities.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skembft import AdapterFinetuner, PrecomputedEncoder
+        >>> vectors = {"a": [1, 0], "b": [0.6, 0.8], "c": [0, 1]}
+        >>> encoder = PrecomputedEncoder(vectors)
+        >>> model = AdapterFinetuner(encoder, validation_fraction=None, epochs=1)
+        >>> model = model.fit(["a", "c"], ["b", "a"])
+        >>> indices, scores = model.retrieve(["a"], ["c", "b", "a"], k=2)
+        >>> indices
+        array([[2, 1]])
+        """
+        check_is_fitted(self)
+        if not isinstance(k, Integral) or k < 1:
+            raise ValueError(f"k must be a positive whole number, got {k!r}.")
+        queries = np.asarray(self.transform(X))
+        if item_kind(self) != "vector":
+            corpus = check_items(corpus, "corpus", item_kind(self))
+        documents = np.asarray(self.transform_documents(corpus))
+        return top_k(queries, documents, int(k))
+
+    @property
+    def _n_features_out(self):
+        return self.embedding_dim_
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skembft_version": __version__}
+
+    def __setstate__(self, state):
+        saved = state.pop("_skembft_version", None)
+        if saved != __version__:
+            warnings.warn(
+                f"This {type(self).__name__} was saved by skembft {saved}, this is "
+                f"{__version__}: results may differ.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)

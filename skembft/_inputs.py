@@ -1,0 +1,416 @@
+"""One validation function: every form of X and y into :class:`RetrievalData`.
+
+Texts and ids go through `check_retrieval_data`, vectors through `check_vector_data`.
+Bad input raises an exception that names the row, the value and what to do.
+"""
+
+import numbers
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from skembft._data import RetrievalData
+from skembft._relevance import JudgedRelevance, LabelRelevance
+from skembft._utils import check_finite, shorten
+
+
+def to_list(values, name):
+    """Return any 1-D or 2-D container of items as a plain list of Python objects.
+
+    Lists, tuples, numpy arrays, pandas and polars Series, pyarrow columns and
+    datasets' columns give the same result. What has no order or no length is an error.
+    """
+    if isinstance(values, str | bytes):
+        raise TypeError(
+            f"{name} is the single {type(values).__name__} {shorten(values)}; pass a "
+            f"list: [{name}]."
+        )
+    if isinstance(values, Mapping):
+        raise TypeError(
+            f"{name} is a dict; pass a list with one item a row"
+            + (
+                ": y = [relevant[query] for query in X]."
+                if name.startswith("y")
+                else "."
+            )
+        )
+    if isinstance(values, set | frozenset):
+        raise TypeError(
+            f"{name} is a set, whose order is not reproducible; pass sorted({name})."
+        )
+    if _is_frame(values):
+        raise TypeError(
+            f"{name} is a {type(values).__name__}; pass one column of it, for example "
+            f'{name}["document"].'
+        )
+    if values is None or not hasattr(values, "__len__"):
+        raise TypeError(
+            f"{name} must be a list, array or Series, got {type(values).__name__}"
+            + (f"; pass list({name})." if hasattr(values, "__iter__") else ".")
+        )
+    if isinstance(values, np.ndarray) and values.ndim == 0:
+        raise TypeError(f"{name} is a 0-d array; pass a list.")
+    for method in (
+        "to_pylist",
+        "tolist",
+        "to_list",
+    ):  # pyarrow, numpy and pandas, polars
+        if hasattr(values, method):
+            return getattr(values, method)()
+    return list(values)
+
+
+def _is_frame(values):
+    columns = hasattr(values, "columns") or hasattr(values, "column_names")
+    return columns and not isinstance(values, str)
+
+
+def _frame_rows(frame):
+    """Rows (query, document, negative, …) of a DataFrame with those columns."""
+    names = getattr(frame, "column_names", None) or list(frame.columns)
+    negatives = sorted(
+        (n for n in names if str(n).startswith("negative")), key=_natural_key
+    )
+    unknown = [n for n in names if n not in ("query", "document", *negatives)]
+    missing = [n for n in ("query", "document") if n not in names]
+    if missing or unknown:
+        raise ValueError(
+            "A table of pairs holds the columns 'query', 'document' and, for explicit "
+            "negatives, 'negative…', and nothing else"
+            + (f"; missing: {missing}" if missing else "")
+            + (f"; not expected: {unknown}" if unknown else "")
+            + ". Rename or select columns, or pass a single column as X and y."
+        )
+    columns = [
+        to_list(frame[name], f"X[{name!r}]")
+        for name in ("query", "document", *negatives)
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def _natural_key(name):
+    digits = "".join(c for c in str(name) if c.isdigit())
+    return (int(digits) if digits else -1, str(name))
+
+
+def _rows_of(X):
+    """Return (rows, is_table): rows of items, or the items of a 1-D X."""
+    if _is_frame(X):
+        return _frame_rows(X), True
+    rows = to_list(X, "X")
+    if not rows:
+        raise ValueError("X is empty: found 0 sample(s), at least 1 is required.")
+    is_table = isinstance(rows[0], list | tuple | np.ndarray)
+    if is_table:
+        rows = [r.tolist() if isinstance(r, np.ndarray) else r for r in rows]
+        _check_table(rows)
+    return rows, is_table
+
+
+def _check_table(rows):
+    width = len(rows[0])
+    if width < 2:
+        raise ValueError(
+            f"X is a table with {width} column(s); rows are (query, document) or "
+            "(query, document, negative, …). For queries alone pass a 1-D list: "
+            "[row[0] for row in X]."
+        )
+    for i, row in enumerate(rows):
+        if not isinstance(row, list | tuple):
+            raise TypeError(
+                f"X[{i}] is {shorten(row)}, but X[0] is a row of {width} items: all "
+                "rows of a table are tuples or lists."
+            )
+        if len(row) != width:
+            raise ValueError(
+                f"X[{i}] has {len(row)} items, but X[0] has {width}: all rows of a "
+                "table have the same width."
+            )
+
+
+def check_item(item, name, kind):
+    """Return one query or document as str or int, or raise an error that says why."""
+    if isinstance(item, str):
+        return str(item)  # also makes a str of numpy's str_
+    is_int = isinstance(item, numbers.Integral) and not isinstance(item, bool)
+    if kind == "id" and is_int:
+        return int(item)
+    wanted = "a str or an int id" if kind == "id" else "a str"
+    missing = isinstance(item, numbers.Real) and item != item
+    if item is None or missing or type(item).__name__ in ("NAType", "NaTType"):
+        hint = "drop the row or fill it in"
+    elif isinstance(item, bytes):
+        hint = "decode it: value.decode('utf-8')"
+    elif isinstance(item, set | frozenset):
+        hint = "the order of a set is not reproducible; pass a list"
+    elif isinstance(item, numbers.Number):
+        hint = (
+            "ids are understood with encoder=PrecomputedEncoder(…), vectors with "
+            "encoder=None; otherwise pass texts"
+        )
+    else:
+        hint = "see the guide on data forms"
+    raise TypeError(f"{name} must be {wanted}, got {shorten(item)}; {hint}.")
+
+
+def check_items(values, name, kind):
+    """Return a list of checked queries or documents."""
+    items = to_list(values, name)
+    return [check_item(item, f"{name}[{i}]", kind) for i, item in enumerate(items)]
+
+
+def check_queries(X, kind):
+    """Return the queries of X, those of the first column where X is a table."""
+    rows, is_table = _rows_of(X)
+    if is_table:
+        return [check_item(row[0], f"X[{i}][0]", kind) for i, row in enumerate(rows)]
+    return [check_item(row, f"X[{i}]", kind) for i, row in enumerate(rows)]
+
+
+def _check_grade(grade, name):
+    if isinstance(grade, bool | np.bool_):
+        return float(grade)
+    if not isinstance(grade, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {shorten(grade)}.")
+    if not np.isfinite(grade):
+        raise ValueError(f"{name} must be finite, got {grade}.")
+    return float(grade)
+
+
+def _read_relevant(value, row, kind):
+    """Return [(document, grade), …] of one item of y, most relevant first."""
+    name = f"y[{row}]"
+    if isinstance(value, Mapping):
+        graded = [
+            (
+                check_item(d, f"document of {name}", kind),
+                _check_grade(g, f"{name}[{d!r}]"),
+            )
+            for d, g in value.items()
+        ]
+        graded.sort(key=lambda item: -item[1])  # stable: ties keep insertion order
+    elif isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_list"):
+        documents = to_list(value, name)
+        graded = [
+            (check_item(d, f"{name}[{j}]", kind), 1.0) for j, d in enumerate(documents)
+        ]
+    else:
+        graded = [(check_item(value, name, kind), 1.0)]
+    if not graded:
+        raise ValueError(
+            f"{name} is empty: the query of row {row} has no relevant document. Leave "
+            "the row out, or give its document."
+        )
+    return graded
+
+
+class _Numbering(dict):
+    """Number distinct items in order of first appearance."""
+
+    def __missing__(self, item):
+        self[item] = len(self)
+        return self[item]
+
+
+def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator"):
+    """Turn every form of texts or ids into a :class:`RetrievalData`.
+
+    Parameters
+    ----------
+    X, y, corpus : see the guide on data forms
+    kind : {"text", "id"}
+    name : str
+        Name of the estimator, for messages.
+    """
+    rows, is_table = _rows_of(X)
+    if is_table:
+        judged, n_negatives = _read_table(rows, y, kind)
+    else:
+        if y is None:
+            raise ValueError(
+                f"This {name} estimator requires y to be passed, but the target y is "
+                "None: y holds the relevant document(s) of every query in X. Without "
+                "y, X is a table of (query, document) rows."
+            )
+        judged, n_negatives = _read_queries(rows, y, kind), 0
+
+    query_index, document_index = _Numbering(), _Numbering()
+    row_query, example_row, example_document, example_grade = [], [], [], []
+    for i, (query, graded) in enumerate(judged):
+        row_query.append(query_index[query])
+        for document, grade in graded:
+            example_row.append(i)
+            example_document.append(document_index[document])
+            example_grade.append(grade)
+    if corpus is not None:
+        for document in check_items(corpus, "corpus", kind):
+            document_index[document]  # noqa: B018 (numbers the document)
+    _warn_empty(query_index, document_index)
+
+    row_query = np.asarray(row_query)
+    example_row = np.asarray(example_row)
+    example_grade = np.asarray(example_grade, dtype=np.float64)
+    example_document = np.asarray(example_document)
+    relevance = JudgedRelevance.from_triples(
+        row_query[example_row],
+        example_document,
+        example_grade,
+        (len(query_index), len(document_index)),
+    )
+    return RetrievalData(
+        queries=list(query_index),
+        documents=list(document_index),
+        relevance=relevance,
+        row_query=row_query,
+        example_row=example_row,
+        example_document=example_document,
+        example_grade=example_grade,
+        pool=np.arange(len(document_index)),
+        n_negatives=n_negatives or int(relevance.negative.nnz > 0),
+        labelled=is_table and y is not None,
+    )
+
+
+def _read_queries(rows, y, kind):
+    relevant = to_list(y, "y")
+    if len(relevant) != len(rows):
+        raise ValueError(
+            f"X has {len(rows)} queries, but y has {len(relevant)} items: y holds the "
+            "relevant document(s) of every query."
+        )
+    return [
+        (check_item(query, f"X[{i}]", kind), _read_relevant(value, i, kind))
+        for i, (query, value) in enumerate(zip(rows, relevant, strict=True))
+    ]
+
+
+def _read_table(rows, y, kind):
+    """Return judged rows and the number of explicit negatives of a table."""
+    width = len(rows[0])
+    cells = [
+        [check_item(cell, f"X[{i}][{j}]", kind) for j, cell in enumerate(row)]
+        for i, row in enumerate(rows)
+    ]
+    if y is None:
+        judged = [
+            (row[0], [(row[1], 1.0), *((negative, 0.0) for negative in row[2:])])
+            for row in cells
+        ]
+        return judged, width - 2
+    if width != 2:
+        raise ValueError(
+            f"y was passed with a table of {width} columns; labels go with (query, "
+            "document) pairs. Pass y=None for explicit negatives."
+        )
+    labels = to_list(y, "y")
+    if len(labels) != len(rows):
+        raise ValueError(f"X has {len(rows)} rows, but y has {len(labels)} labels.")
+    labels = [_check_grade(label, f"y[{i}]") for i, label in enumerate(labels)]
+    judged = [
+        (row[0], [(row[1], label)]) for row, label in zip(cells, labels, strict=True)
+    ]
+    return judged, 0
+
+
+def _warn_empty(queries, documents):
+    what = [n for n, i in (("query", queries), ("document", documents)) if "" in i]
+    if what:
+        warnings.warn(
+            f"An empty string is among the data as a {' and a '.join(what)}; it is "
+            "kept and encoded like any text.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def check_vector_data(X, y, corpus=None):
+    """Turn vectors with class labels or paired vectors into :class:`RetrievalData`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), already validated
+    y : n class labels, or array-like of shape (n, d)
+    corpus : array-like of shape (m, d) or None
+        More document vectors.
+    """
+    if not _is_labels(y):
+        return _paired_vectors(X, y, corpus)
+    if corpus is not None:
+        raise ValueError(
+            "corpus= does not go with class labels, where the documents are the rows "
+            "of X themselves; pass paired vectors as y."
+        )
+    labels = np.asarray(to_list(y, "y"))
+    labels = labels.ravel()
+    if len(labels) != len(X):
+        raise ValueError(f"X has {len(X)} rows, but y has {len(labels)} labels.")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise ValueError("Input y contains NaN or infinity.")
+    _, labels = np.unique(labels, return_inverse=True)
+    rows = np.arange(len(X))
+    return RetrievalData(
+        queries=X,
+        documents=X,
+        relevance=LabelRelevance(labels),
+        row_query=rows,
+        example_row=rows,
+        example_document=rows,
+        example_grade=np.ones(len(X)),
+        pool=rows,
+    )
+
+
+def _is_labels(y):
+    shape = np.asarray(y).shape
+    return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+
+
+def _paired_vectors(X, y, corpus):
+    Y = check_vectors(y, "y", X.shape[1])
+    if len(Y) != len(X):
+        raise ValueError(f"X has {len(X)} rows, but y has {len(Y)} vectors.")
+    extra = Y[:0] if corpus is None else check_vectors(corpus, "corpus", X.shape[1])
+    queries, row_query = _distinct_rows(X)
+    documents, at = _distinct_rows(np.concatenate([Y, extra]))
+    rows, grades = np.arange(len(X)), np.ones(len(X))
+    example_document = at[: len(Y)]
+    return RetrievalData(
+        queries=queries,
+        documents=documents,
+        relevance=JudgedRelevance.from_triples(
+            row_query, example_document, grades, (len(queries), len(documents))
+        ),
+        row_query=row_query,
+        example_row=rows,
+        example_document=example_document,
+        example_grade=grades,
+        pool=np.arange(len(documents)),
+    )
+
+
+def check_vectors(vectors, name, width=None):
+    """Return a finite float matrix, of the given width."""
+    array = np.asarray(vectors)
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{name} must be a matrix of numbers, one vector a row, got shape "
+            f"{array.shape} and dtype {array.dtype}."
+        )
+    if width is not None and array.shape[1] != width:
+        raise ValueError(
+            f"{name} has vectors of width {array.shape[1]}, expected {width}."
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
+    check_finite(array, f"The vectors of {name}")
+    return array
+
+
+def _distinct_rows(matrix):
+    """Distinct rows in order of first appearance, and the index of every row."""
+    matrix = np.ascontiguousarray(matrix)
+    index = _Numbering()
+    at = np.asarray([index[row.tobytes()] for row in matrix], dtype=np.int64)
+    _, first = np.unique(at, return_index=True)
+    return matrix[first], at

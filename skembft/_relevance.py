@@ -1,0 +1,147 @@
+"""Which documents answer which queries."""
+
+from functools import cached_property
+
+import numpy as np
+from scipy import sparse
+
+
+class JudgedRelevance:
+    """Relevance judgements as sparse matrices (n_queries, n_documents)."""
+
+    self_index = None
+
+    def __init__(self, positive, negative):
+        positive.sort_indices()
+        self.positive = positive  # grades above 0
+        self.negative = negative  # 1 where judged and not positive
+
+    @classmethod
+    def from_triples(cls, queries, documents, grades, shape):
+        """Merge repeated judgements of a pair into the highest grade."""
+        queries, documents = np.asarray(queries), np.asarray(documents)
+        grades = np.asarray(grades, dtype=np.float64)
+        keys = queries.astype(np.int64) * shape[1] + documents
+        order = np.lexsort((-grades, keys))
+        keys, first = np.unique(keys[order], return_index=True)
+        grades = grades[order][first]
+        rows, columns = np.divmod(keys, shape[1])
+        positive = grades > 0
+
+        def matrix(mask, values):
+            return sparse.csr_array(
+                (values[mask], (rows[mask], columns[mask])), shape=shape
+            )
+
+        return cls(matrix(positive, grades), matrix(~positive, np.ones_like(grades)))
+
+    @property
+    def n_relevant(self):
+        """Number of relevant documents of every query."""
+        return np.diff(self.positive.indptr)
+
+    @cached_property
+    def _keys(self):
+        """Sorted ``query * n_documents + document`` of all positives."""
+        queries = np.repeat(np.arange(self.positive.shape[0]), self.n_relevant)
+        return queries * self.positive.shape[1] + self.positive.indices
+
+    def grades(self, queries, documents):
+        """Grades of `documents` (n, k) for `queries` (n,); 0 where not relevant."""
+        out = np.zeros(documents.shape)
+        if len(self._keys):
+            wanted = queries[:, None] * self.positive.shape[1] + documents
+            at = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
+            hit = (self._keys[at] == wanted) & (documents >= 0)
+            out[hit] = self.positive.data[at][hit]
+        return out
+
+    def ideal(self, k):
+        """The k highest grades of every query, best first, padded with 0."""
+        out = np.zeros((self.positive.shape[0], k))
+        indptr, data = self.positive.indptr, self.positive.data
+        for i in range(len(out)):
+            best = np.sort(data[indptr[i] : indptr[i + 1]])[::-1][:k]
+            out[i, : len(best)] = best
+        return out
+
+    def known_positives(self, queries, column_of):
+        """Coordinates (row, column) of known positives among a set of columns.
+
+        `column_of` maps every document to its column, or to -1.
+        """
+        rows = self.positive[queries]
+        columns = column_of[rows.indices]
+        found = columns >= 0
+        row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
+        return row[found], columns[found]
+
+    def is_positive(self, queries, documents):
+        """Whether each document is a known positive of its query, elementwise."""
+        return self.grades(queries, documents[:, None])[:, 0] > 0
+
+    def judged_negatives(self, query):
+        """Documents judged not relevant to one query."""
+        start, stop = self.negative.indptr[query : query + 2]
+        return self.negative.indices[start:stop]
+
+    def take(self, queries):
+        return JudgedRelevance(self.positive[queries], self.negative[queries])
+
+
+class LabelRelevance:
+    """Rows with equal class labels are relevant to one another, not to themselves.
+
+    Nothing quadratic is stored: a judgement is a comparison of two labels.
+    """
+
+    def __init__(self, labels, rows=None):
+        self.labels = labels  # of every document
+        self.self_index = np.arange(len(labels)) if rows is None else rows
+        self._members = np.argsort(labels, kind="stable")
+        self._counts = np.bincount(labels)
+        self._starts = np.cumsum(self._counts) - self._counts
+
+    @property
+    def n_relevant(self):
+        return self._counts[self.labels[self.self_index]] - 1
+
+    def grades(self, queries, documents):
+        rows = self.self_index[queries][:, None]
+        same = self.labels[rows] == self.labels[documents]
+        return (same & (documents != rows) & (documents >= 0)).astype(np.float64)
+
+    def ideal(self, k):
+        return (np.arange(k) < self.n_relevant[:, None]).astype(np.float64)
+
+    def known_positives(self, queries, column_of):
+        documents = np.flatnonzero(column_of >= 0)
+        labels = self.labels[self.self_index[queries]]
+        row, at = np.nonzero(labels[:, None] == self.labels[documents])
+        return row, column_of[documents[at]]  # the row itself is masked too
+
+    def is_positive(self, queries, documents):
+        return self.labels[self.self_index[queries]] == self.labels[documents]
+
+    def judged_negatives(self, query):
+        return np.empty(0, dtype=np.int64)
+
+    def partners(self, queries, documents, rng):
+        """One random other row of the same label for every query that has one."""
+        allowed = np.zeros(len(self.labels), dtype=bool)
+        allowed[documents] = True
+        members = self._members[allowed[self._members]]
+        counts = np.bincount(self.labels[members], minlength=len(self._counts))
+        starts = np.cumsum(counts) - counts
+        labels = self.labels[self.self_index[queries]]
+        keep = counts[labels] > 1
+        queries, labels = queries[keep], labels[keep]
+        # every row knows its place in its class; step over it by 1 … count - 1
+        place = np.empty(len(self.labels), dtype=np.int64)
+        place[members] = np.arange(len(members)) - starts[self.labels[members]]
+        step = 1 + (rng.random_sample(len(queries)) * (counts[labels] - 1)).astype(int)
+        place = (place[self.self_index[queries]] + step) % counts[labels]
+        return queries, members[starts[labels] + place]
+
+    def take(self, queries):
+        return LabelRelevance(self.labels, self.self_index[queries])
