@@ -1,12 +1,14 @@
 """Fine-tune text embeddings for retrieval with scikit-learn estimators."""
 
 from skembft._adapter import AdapterFinetuner
+from skembft._embedding import EmbeddingFinetuner
 from skembft._encoders import SentenceEncoder
 from skembft._precomputed import PrecomputedEncoder
 from skembft._version import __version__
 
 __all__ = [
     "AdapterFinetuner",
+    "EmbeddingFinetuner",
     "PrecomputedEncoder",
     "SentenceEncoder",
     "__version__",

@@ -87,7 +87,9 @@ class AdapterTrainer:
             batches = self._batches(encoded.data)
             if total is None:
                 total = round(epochs * len(batches))
-                warmup = int(total * settings.warmup_ratio)
+                # of the full schedule, whatever share of it a refit trains
+                planned = settings.epochs * len(batches)
+                warmup = int(planned * settings.warmup_ratio)
             self.tasks.begin()
             stop = False
             for place, batch in enumerate(batches[: total - step], start=1):
@@ -104,7 +106,7 @@ class AdapterTrainer:
                     losses = []
                     if stop:
                         break
-            stop |= self.tasks.end(lambda: self.attributes(self.snapshot()))
+            stop |= self.tasks.end(self.attributes)
             if stop or step >= total:
                 break
         monitor.finish()
@@ -180,7 +182,9 @@ class AdapterTrainer:
     def snapshot(self):
         return self.query.weights()
 
-    def attributes(self, state):
+    def attributes(self, state=None):
+        """The fitted attributes of a state, by default of the weights as they are."""
+        state = self.snapshot() if state is None else state
         weights = {"query": state}
         if self.settings.side == "both":
             weights["document"] = state

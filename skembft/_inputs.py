@@ -44,6 +44,8 @@ def to_list(values, name):
             f"{name} is a {type(values).__name__}; pass one column of it, for example "
             f'{name}["document"].'
         )
+    if not hasattr(values, "__len__") and hasattr(values, "__array__"):
+        values = np.asarray(values)
     if values is None or not hasattr(values, "__len__"):
         raise TypeError(
             f"{name} must be a list, array or Series, got {type(values).__name__}"

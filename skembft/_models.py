@@ -82,7 +82,7 @@ def load_model(options):
     """Load a Sentence Transformer, or raise an OSError that says what to do."""
     model_id = options.model_id
     try:
-        with _no_progress_bar():
+        with no_progress_bar():
             model = SentenceTransformer(
                 model_id,
                 device=options.device,
@@ -105,7 +105,7 @@ def load_model(options):
 
 
 @contextlib.contextmanager
-def _no_progress_bar():
+def no_progress_bar():
     """Load weights without transformers' bar: bars are the callbacks' business."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()

@@ -78,7 +78,7 @@ class Monitor:
                 f"validation {self.metric} of {self.base_score:.4f}, so that model is "
                 "kept. More data, other negatives, or a lower learning_rate may help.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @property

