@@ -57,8 +57,8 @@ class AdapterFinetuner(BaseFinetuner):
         Pairs in a batch.
     epochs : int, default=30
         The most passes over the training pairs; early stopping takes fewer.
-    learning_rate : float, default=1e-3
-        Of AdamW.
+    learning_rate : float, default=3e-4
+        Of AdamW. Vectors of few dimensions want more.
     weight_decay : float, default=0.01
         Of AdamW, toward the identity.
     warmup_ratio : float, default=0.0
@@ -123,7 +123,7 @@ class AdapterFinetuner(BaseFinetuner):
     >>> rng = np.random.default_rng(0)
     >>> documents = rng.normal(size=(300, 16))
     >>> queries = documents @ rng.normal(0.1, 0.2, size=(16, 16)) + documents / 4
-    >>> adapter = AdapterFinetuner(encoder=None, random_state=0)
+    >>> adapter = AdapterFinetuner(None, learning_rate=1e-3, random_state=0)
     >>> adapter = adapter.fit(queries[:200], documents[:200])
     >>> score = adapter.score(queries[200:], documents[200:])
     >>> bool(score > adapter.base_score_ + 0.1)
@@ -156,7 +156,7 @@ class AdapterFinetuner(BaseFinetuner):
         side="query",
         batch_size=128,
         epochs=30,
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         weight_decay=0.01,
         warmup_ratio=0.0,
         use_all_docs=True,

@@ -16,8 +16,8 @@ class EmbeddingFinetuner(BaseFinetuner):
     """Fine-tune every weight of a Sentence Transformers model for retrieval.
 
     Training is done by Sentence Transformers' own trainer, with its losses; the result
-    is a plain `SentenceTransformer` in ``model_``. A fit leaves nothing behind: no file,
-    no output, no changed global random state.
+    is a plain `SentenceTransformer` in ``model_``. A fit leaves nothing behind: no
+    file, no output, no changed global random state.
 
     Read more in the guide on full fine-tuning.
 

@@ -1,0 +1,53 @@
+# The whole workflow. `make demo` and `make test` need only Python 3.11+ and make:
+# each makes the virtual environment and installs what it lacks, once.
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
+	@echo "make test       install, lint and run the test suite"
+	@echo "make test-slow  the tests that need minutes, on real data"
+	@echo "make lint       ruff"
+	@echo "make format     ruff, mending what it can"
+	@echo "make clean      remove the virtual environment and caches"
+
+# torch goes first and by itself, so that a CPU build at hand is taken
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(PIP) -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(PIP) -e ".[test]"
+	@touch $@
+
+demo: $(VENV)/.demo
+	$(PY) examples/plot_quickstart.py
+
+test: lint
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(VENV)/.test
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.test
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.test
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
