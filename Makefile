@@ -5,6 +5,7 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# nothing here reaches a model hub
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
@@ -36,7 +37,7 @@ demo: $(VENV)/.demo
 	$(PY) examples/plot_quickstart.py
 
 test: lint
-	$(PY) -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -m slow

@@ -135,6 +135,7 @@ class AdapterFinetuner(BaseFinetuner):
     AdapterFinetuner(encoder='path/to/model', side='both')
     """
 
+    _encoder_checked = True  # not after unpickling
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         "encoder": "no_validation",
@@ -275,7 +276,6 @@ class AdapterFinetuner(BaseFinetuner):
     def _keep(self, trainer, state, monitor):
         super()._keep(trainer, state, monitor)
         self._encoder_fingerprint = getattr(self.encoder_, "_fingerprint", None)
-        self._encoder_checked = True
 
     # ---- use
 
@@ -338,9 +338,12 @@ class AdapterFinetuner(BaseFinetuner):
 
     def __getstate__(self):
         state = super().__getstate__()
-        if "_encoder_checked" in state:
-            state["_encoder_checked"] = False
+        state.pop("_encoder_checked", None)
         return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._encoder_checked = not hasattr(self, "_encoder_fingerprint")
 
     @property
     def _item_kind(self):

@@ -1,0 +1,117 @@
+"""joblib and pickle: a fresh process, no torch inside, a changed model is noticed."""
+
+import io
+import pickle
+import shutil
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from skembft import AdapterFinetuner, EmbeddingFinetuner, PrecomputedEncoder
+
+pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
+
+LOAD = """
+import sys, json, joblib, numpy as np
+estimator = joblib.load(sys.argv[1])
+queries, documents = json.load(open(sys.argv[2]))
+np.savez(sys.argv[3], q=estimator.transform(queries),
+         d=estimator.transform_documents(documents),
+         score=estimator.score(queries, documents))
+"""
+
+
+def in_a_fresh_process(estimator, pairs, folder):
+    import json
+
+    joblib.dump(estimator, folder / "estimator.joblib")
+    (folder / "pairs.json").write_text(json.dumps(pairs))
+    names = ["estimator.joblib", "pairs.json", "out.npz"]
+    paths = [str(folder / name) for name in names]
+    subprocess.run([sys.executable, "-c", LOAD, *paths], check=True)
+    return np.load(folder / "out.npz")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: AdapterFinetuner(
+            model, side="both", adapter_params={"bias": True}, learning_rate=1e-2
+        ),
+        lambda model: EmbeddingFinetuner(
+            model, query_prompt="red1 ", max_seq_length=6, truncate_dim=8, epochs=1
+        ),
+    ],
+    ids=["adapter", "embedding"],
+)
+def test_round_trip_in_a_fresh_process(bert_model, pairs, tmp_path, make):
+    estimator = make(bert_model).fit(*pairs)
+    loaded = in_a_fresh_process(estimator, pairs, tmp_path)
+    queries, documents = pairs
+    np.testing.assert_allclose(loaded["q"], estimator.transform(queries), atol=1e-6)
+    np.testing.assert_allclose(
+        loaded["d"], estimator.transform_documents(documents), atol=1e-6
+    )
+    assert loaded["score"] == pytest.approx(estimator.score(queries, documents))
+
+
+def test_precomputed_vectors_travel_with_the_adapter(tmp_path, pairs):
+    rng = np.random.RandomState(0)
+    queries, documents = pairs
+    encoder = PrecomputedEncoder(
+        (queries, rng.normal(size=(40, 8))), (documents, rng.normal(size=(40, 8)))
+    )
+    estimator = AdapterFinetuner(encoder, epochs=2).fit(queries, documents)
+    loaded = in_a_fresh_process(estimator, pairs, tmp_path)
+    np.testing.assert_array_equal(loaded["q"], estimator.transform(queries))
+
+
+@pytest.mark.parametrize("cls", [AdapterFinetuner, EmbeddingFinetuner])
+def test_a_pickle_holds_no_torch_object(bert_model, pairs, cls):
+    estimator = cls(bert_model, epochs=1, random_state=0).fit(*pairs)
+    dumped = pickle.dumps(estimator)
+    modules = set()
+
+    class Recording(pickle.Unpickler):
+        def find_class(self, module, name):
+            modules.add(module.partition(".")[0])
+            return super().find_class(module, name)
+
+    Recording(io.BytesIO(dumped)).load()
+    assert "skembft" in modules
+    assert modules <= {"skembft", "numpy", "builtins", "_codecs", "copyreg"}
+    if cls is AdapterFinetuner:
+        assert len(dumped) < 32 * 32 * 4 + 8_000  # the layer, not the model
+
+
+def test_an_adapter_refuses_another_model(bert_model, static_model, pairs, tmp_path):
+    path = tmp_path / "model"
+    shutil.copytree(bert_model, path)
+    estimator = AdapterFinetuner(str(path), epochs=1, random_state=0).fit(*pairs)
+    dumped = pickle.dumps(estimator)
+    np.testing.assert_array_equal(
+        pickle.loads(dumped).transform(pairs[0]), estimator.transform(pairs[0])
+    )
+    model = SentenceTransformer(str(path), device="cpu")
+    next(model.parameters()).data += 0.01
+    model.save_pretrained(str(path), create_model_card=False)
+    with pytest.raises(ValueError, match="is not the one this adapter was fitted with"):
+        pickle.loads(dumped).transform(pairs[0])
+    shutil.rmtree(path)
+    with pytest.raises(OSError, match="Could not load the model"):
+        pickle.loads(dumped).transform(pairs[0])
+
+
+def test_another_version_warns(pairs):
+    X = np.random.RandomState(0).normal(size=(20, 4))
+    estimator = AdapterFinetuner(None, epochs=1).fit(X, X[::-1])
+    state = estimator.__getstate__()
+    state["_skembft_version"] = "0.0.1"
+    again = AdapterFinetuner()
+    with pytest.warns(UserWarning, match="saved by skembft 0.0.1"):
+        again.__setstate__(state)
+    np.testing.assert_array_equal(again.transform(X), estimator.transform(X))
