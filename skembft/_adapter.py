@@ -1,5 +1,6 @@
 """A small trainable layer over frozen embeddings."""
 
+import os
 from numbers import Real
 
 import numpy as np
@@ -225,7 +226,7 @@ class AdapterFinetuner(BaseFinetuner):
 
     def _check_encoder(self):
         encoder = self.encoder
-        if encoder is None or isinstance(encoder, str):
+        if encoder is None or isinstance(encoder, str | os.PathLike):
             return
         if not hasattr(encoder, "transform") or not hasattr(
             encoder, "transform_documents"
@@ -253,25 +254,25 @@ class AdapterFinetuner(BaseFinetuner):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return check_vector_data(X, y, corpus)
 
-    def _open(self, data, X, y, rng):
+    def _open(self, data, X, y, corpus, rng):
         from skembft._adapter_training import AdapterTrainer
 
-        encoder = self._fitted_encoder(X, y)
+        encoder = self._fitted_encoder(X, y, corpus)
         if encoder is None:
             dim = data.queries.shape[1]
         else:
             dim = encoder.transform(data.queries[:1]).shape[1]
         return AdapterTrainer(self, encoder, dim, rng)
 
-    def _fitted_encoder(self, X, y):
-        if self.encoder is None:
-            return None
-        if isinstance(self.encoder, str):
-            return SentenceEncoder(self.encoder)
+    def _fitted_encoder(self, X, y, corpus):
         encoder = self.encoder
+        if isinstance(encoder, str | os.PathLike):
+            return SentenceEncoder(os.fspath(encoder))
         if hasattr(encoder, "get_params"):
             encoder = clone(encoder)
-        return encoder.fit(X, y) if isinstance(encoder, BaseFinetuner) else encoder
+        if isinstance(encoder, BaseFinetuner):
+            encoder.fit(X, y, corpus=corpus)
+        return encoder
 
     def _keep(self, trainer, state, monitor):
         super()._keep(trainer, state, monitor)

@@ -99,14 +99,17 @@ class AdapterTrainer:
                 losses.append(self._step(compute_loss, batch))
                 step += 1
                 every = settings.evaluation_steps
-                due = every and step % every == 0
-                if due or place == len(batches) or step == total:
+                due = step % every == 0 if every else place == len(batches)
+                if due or step == total:
                     at = epoch + place / len(batches)
                     stop = monitor.update(step, at, np.mean(losses))
                     losses = []
                     if stop:
                         break
-            stop |= self.tasks.end(self.attributes)
+            if self.tasks.end(self.attributes):
+                stop = True
+                if losses:
+                    monitor.update(step, epoch + 1, np.mean(losses))
             if stop or step >= total:
                 break
         monitor.finish()

@@ -95,7 +95,7 @@ class BaseFinetuner(
         data = self._read(X, y, corpus, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
-        trainer = self._open(data, X, y, rng)
+        trainer = self._open(data, X, y, corpus, rng)
         tasks = trainer.tasks = EpochTasks(self, X, y, self.epochs * (1 + self.refit))
         everything = trainer.prepare(data)
         if held_out is not None:
@@ -105,6 +105,7 @@ class BaseFinetuner(
         monitor = self._monitor(trainer, validation)
         state = trainer.train(train, monitor, self.epochs)
         if self.refit and validation is not None and monitor.best_step:
+            tasks.refitting = True
             state = trainer.train(
                 everything, self._monitor(trainer, None), monitor.best_epoch
             )

@@ -212,7 +212,7 @@ class EmbeddingFinetuner(BaseFinetuner):
                 'negatives="random", or explicit negatives.'
             )
 
-    def _open(self, data, X, y, rng):
+    def _open(self, data, X, y, corpus, rng):
         from skembft._embedding_training import ModelTrainer
         from skembft._models import ModelOptions, end_in_normalize, load_model
 

@@ -22,6 +22,7 @@ from skembft._data import RetrievalData
 from skembft._losses import LOSSES, build_loss
 from skembft._models import (
     encode,
+    is_available,
     isolated_rng,
     no_progress_bar,
     resolve_precision,
@@ -320,7 +321,7 @@ def pack_model(model):
 
 
 def unpack_model(packed, *, truncate_dim, trust_remote_code, device):
-    """Load a model from the bytes of `pack_model`, on a device of this machine."""
+    """Load a model from the bytes of `pack_model`, on `device` where it exists here."""
     with tempfile.TemporaryDirectory() as directory, no_progress_bar():
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             archive.extractall(directory)
@@ -328,7 +329,7 @@ def unpack_model(packed, *, truncate_dim, trust_remote_code, device):
             directory,
             truncate_dim=truncate_dim,
             trust_remote_code=trust_remote_code,
-            device=device,
+            device=device if is_available(device) else None,
         ).eval()
 
 

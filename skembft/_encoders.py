@@ -128,7 +128,8 @@ class SentenceEncoder(
     backend : {"torch", "onnx", "openvino"}, default="torch"
         What runs the model; the last two need their extras of Sentence Transformers.
     max_store_bytes : int, default=1073741824
-        Size of the vectors kept in memory for one model; the oldest are dropped.
+        Size of the vectors kept in memory for one model, prompt and setting; the
+        oldest are dropped.
         0 keeps none.
 
     See Also

@@ -174,7 +174,13 @@ def _check_grade(grade, name):
     if isinstance(grade, bool | np.bool_):
         return float(grade)
     if not isinstance(grade, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {shorten(grade)}.")
+        hint = (
+            ": leave the document out of the dict (a column of a data frame gives all "
+            "its dicts the same keys: pass a list of dicts)"
+            if grade is None
+            else ""
+        )
+        raise TypeError(f"{name} must be a number, got {shorten(grade)}{hint}.")
     if not np.isfinite(grade):
         raise ValueError(f"{name} must be finite, got {grade}.")
     return float(grade)
@@ -194,9 +200,8 @@ def _read_relevant(value, row, kind):
         graded.sort(key=lambda item: -item[1])  # stable: ties keep insertion order
     elif isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_list"):
         documents = to_list(value, name)
-        graded = [
-            (check_item(d, f"{name}[{j}]", kind), 1.0) for j, d in enumerate(documents)
-        ]
+        checked = (check_item(d, f"{name}[{j}]", kind) for j, d in enumerate(documents))
+        graded = [(document, 1.0) for document in dict.fromkeys(checked)]
     else:
         graded = [(check_item(value, name, kind), 1.0)]
     if not graded:

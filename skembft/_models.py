@@ -78,8 +78,21 @@ def _stamp(model_id):
     return tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats)
 
 
+def is_available(device):
+    """Whether torch can compute on a device of this machine; None always is."""
+    try:
+        return device is None or torch.empty(0, device=device) is not None
+    except (RuntimeError, AssertionError):  # what torch raises without CUDA
+        return False
+
+
 def load_model(options):
     """Load a Sentence Transformer, or raise an OSError that says what to do."""
+    if not is_available(options.device):
+        raise ValueError(
+            f"device={options.device!r} is not available on this machine; pass None to "
+            "take the best there is."
+        )
     model_id = options.model_id
     try:
         with no_progress_bar():

@@ -48,7 +48,7 @@ class PrecomputedEncoder(
     >>> from skembft import PrecomputedEncoder
     >>> index = PrecomputedEncoder({"q1": [1, 0]}, (["d1", "d2"], np.eye(2)))
     >>> index
-    PrecomputedEncoder(queries=<1 × 2>, documents=<2 × 2>)
+    PrecomputedEncoder(documents=<2 × 2>, queries=<1 × 2>)
     >>> index.transform_documents(["d2"])
     array([[0., 1.]], dtype=float32)
     """
@@ -62,6 +62,21 @@ class PrecomputedEncoder(
     def __init__(self, queries=None, documents=None):
         self.queries = queries
         self.documents = documents
+
+    def get_params(self, deep=True):
+        """Return the vectors, in containers that are shown by their size only.
+
+        Parameters
+        ----------
+        deep : ignored
+
+        Returns
+        -------
+        params : dict
+        """
+        shown = {dict: _ShownDict, tuple: _ShownTuple, list: _ShownTuple}
+        params = {"queries": self.queries, "documents": self.documents}
+        return {k: shown.get(type(v), lambda v: v)(v) for k, v in params.items()}
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X=None, y=None):
@@ -162,29 +177,27 @@ class PrecomputedEncoder(
         tags.input_tags.string = True
         return tags
 
-    def __repr__(self, N_CHAR_MAX=700):
-        shown = [f"{name}={_shape(getattr(self, name))}" for name in self.get_params()]
-        return f"{type(self).__name__}({', '.join(sorted(shown, reverse=True))})"
 
-    def _repr_html_(self):
-        from html import escape
+class _ShownDict(dict):
+    """A dict that is shown by its size."""
 
-        return f"<pre>{escape(repr(self))}</pre>"
+    def __repr__(self):
+        return f"<{len(self)} × {len(next(iter(self.values()), ()))}>"
+
+
+class _ShownTuple(tuple):
+    """(ids, matrix), shown by its size."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return f"<{len(self[0])} × {np.shape(self[1])[-1]}>"
 
 
 def _other_type(item):
     if isinstance(item, int):
         return str(item)
     return int(item) if item.isascii() and item.isdigit() else None
-
-
-def _shape(vectors):
-    if vectors is None:
-        return "None"
-    if isinstance(vectors, Mapping):
-        width = len(next(iter(vectors.values()), ()))
-        return f"<{len(vectors)} × {width}>"
-    return "<{} × {}>".format(*np.shape(vectors[1]))
 
 
 def _read_vectors(given, name):

@@ -109,6 +109,7 @@ class EpochTasks:
         self.root = estimator._init_callback_context(max_subtasks=n_epochs)
         self.root.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
         self.current = None
+        self.refitting = False
 
     def begin(self):
         self.current = self.root.subcontext(task_name="epoch")
@@ -117,13 +118,18 @@ class EpochTasks:
         )
 
     def end(self, attributes):
-        """`attributes`: callable returning the fitted attributes as they are now."""
-        return self.current.call_on_fit_task_end(
+        """Return whether a callback asks to stop.
+
+        `attributes` is a callable that returns the fitted attributes as they are now.
+        A refit is not stopped: how long it takes has been chosen.
+        """
+        stop = self.current.call_on_fit_task_end(
             estimator=self.estimator,
             X=self.X,
             y=self.y,
             reconstruction_attributes=attributes,
         )
+        return stop and not self.refitting
 
     def close(self):
         self.root.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)

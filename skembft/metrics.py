@@ -150,6 +150,10 @@ class RetrievalScorer:
         )
         return values[self.metrics] if isinstance(self.metrics, str) else values
 
+    @property
+    def __name__(self):  # asked for by scikit-learn's displays
+        return str(self.metrics)
+
     def __repr__(self):
         corpus = ""
         if self.corpus is not None:

@@ -151,7 +151,8 @@ def test_adapter_takes_every_form(static_model, texts, form, loss):
     np.testing.assert_array_equal(estimator.transform(queries), vectors)
     base = SentenceEncoder(static_model).transform(X)
     assert np.abs(vectors - base).max() > 1e-5  # something was learnt
-    check_search(estimator, X, y)
+    if loss == "multiple_negatives_ranking":
+        check_search(estimator, X, y)
 
 
 @forms
@@ -202,7 +203,7 @@ def test_ids_are_as_good_as_texts(static_model, texts, ids, form, loss):
     np.testing.assert_array_equal(from_ids.transform(X_ids), from_texts.transform(X))
     assert from_ids.score(X_ids, y_ids) == from_texts.score(X, y)
     assert from_ids.history_ == from_texts.history_
-    if loss == "triplet":
+    if form == "graded":
         check_search(from_ids, X_ids, y_ids)
 
 
@@ -247,13 +248,20 @@ def test_vectors_in_every_form(vectors, loss, target):
     if target != "paired":  # names are numbered in alphabetical order: only renamed
         same = adapter(None, loss=loss, epochs=5, learning_rate=0.05).fit(X, labels)
         assert estimator.score(X, y) == same.score(X, labels)
+
+
+@pytest.mark.parametrize("target", ["paired", "labels", "column"])
+def test_vectors_in_a_search(vectors, target):
+    X, Y, labels = vectors
+    y = {"paired": Y, "labels": labels, "column": labels[:, None]}[target]
     search = GridSearchCV(
-        estimator, {"epochs": [1, 2]}, cv=KFold(2), error_score="raise"
+        adapter(None), {"epochs": [1, 2]}, cv=KFold(2), error_score="raise"
     ).fit(X, y)
     train, test = next(KFold(2).split(X))
-    half = estimator.set_params(epochs=1).fit(X[train], y[train])
+    half = adapter(None, epochs=1).fit(X[train], y[train])
     by_hand = half.score(X[test], y[test])
     assert search.cv_results_["split0_test_score"][0] == by_hand
+    assert search.score(X, y) == search.best_estimator_.score(X, y)
 
 
 def test_one_number_a_row_is_a_label_two_are_a_vector(vectors):
@@ -320,7 +328,7 @@ JUDGEMENTS = st.dictionaries(
 ).filter(lambda qrels: any(g > 0 for v in qrels.values() for g in v.values()))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(qrels=JUDGEMENTS, data=st.data())
 def test_all_forms_of_the_same_judgements_score_alike(qrels, data):
     rng = np.random.RandomState(0)
@@ -399,8 +407,9 @@ def test_columns_give_the_same(static_model, texts, container):
     )
 
 
-# scikit-learn cannot slice an Index with an array
-@pytest.mark.parametrize("container", sorted(set(COLUMNS) - {"pandas index"}))
+@pytest.mark.parametrize(
+    "container", ["tuple", "object", "unicode", "pandas", "polars", "pyarrow"]
+)
 def test_columns_in_a_search(static_model, texts, container):
     def best(make):
         search = GridSearchCV(
@@ -477,7 +486,7 @@ def test_tables_give_the_same(static_model, texts, form, container):
     assert found.score(table, y) == expected.score(X, y)
 
 
-@pytest.mark.parametrize("container", TABLES)
+@pytest.mark.parametrize("container", ["object", "pandas", "polars", "pyarrow"])
 def test_tables_in_a_search(static_model, texts, container):
     X, y = FORMS["labelled_table"](*texts)
 
@@ -517,8 +526,8 @@ def test_whole_model_on_containers(static_model, texts, container):
 MATRICES = {
     "lists": np.ndarray.tolist,
     "fortran": np.asfortranarray,
-    "pandas": lambda v: pd.DataFrame(v, index=range(len(v), 0, -1)),
-    "polars": lambda v: pl.DataFrame(v, schema=[f"x{i}" for i in range(v.shape[1])]),
+    "pandas": lambda v: pd.DataFrame(v, range(len(v), 0, -1), list("abcdef")),
+    "polars": lambda v: pl.DataFrame(v, schema=list("abcdef")),
 }
 
 
@@ -535,6 +544,7 @@ def test_matrices_give_the_same(vectors, container, target):
     )
 
 
+@pytest.mark.filterwarnings("error")  # feature names are those of fit
 @pytest.mark.parametrize("container", MATRICES)
 @pytest.mark.parametrize("target", ["paired", "labels"])
 def test_matrices_score_the_same(vectors, container, target):
