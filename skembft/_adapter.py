@@ -194,7 +194,7 @@ class AdapterFinetuner(BaseFinetuner):
     def _check_settings(self):
         super()._check_settings()
         self._check_encoder()
-        name = self._loss_name
+        name = self._find_loss()
         if name is None:
             raise InvalidParameterError(
                 "AdapterFinetuner takes a loss by name or class; there is no model "
@@ -220,8 +220,7 @@ class AdapterFinetuner(BaseFinetuner):
             self.adapter_params, ["bias"], f"adapter_params of {self.adapter!r}"
         )
 
-    @property
-    def _loss_name(self):
+    def _find_loss(self):
         return find_loss(self.loss, _LOSSES)
 
     def _check_encoder(self):
@@ -276,7 +275,7 @@ class AdapterFinetuner(BaseFinetuner):
 
     def _keep(self, trainer, state, monitor):
         super()._keep(trainer, state, monitor)
-        self._encoder_fingerprint = getattr(self.encoder_, "_fingerprint", None)
+        self._encoder_fingerprint = _fingerprint(self.encoder_)
 
     # ---- use
 
@@ -295,12 +294,13 @@ class AdapterFinetuner(BaseFinetuner):
         """
         check_is_fitted(self)
         if self.encoder_ is None:
-            vectors = validate_data(
-                self, X, dtype=[np.float64, np.float32], reset=False
-            )
-        else:
-            vectors = self._checked_encoder().transform(X)
-        return apply_weights(self.weights_["query"], np.asarray(vectors))
+            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._query_vectors(X)
+
+    def _query_vectors(self, queries):
+        if self.encoder_ is not None:
+            queries = self._checked_encoder().transform(queries)
+        return apply_weights(self.weights_["query"], np.asarray(queries))
 
     def transform_documents(self, D):
         """Return the vectors of documents.
@@ -327,8 +327,7 @@ class AdapterFinetuner(BaseFinetuner):
     def _checked_encoder(self):
         """The encoder; after unpickling it is compared with the one of fit, once."""
         if not self._encoder_checked:
-            now = getattr(self.encoder_, "_fingerprint", None)
-            if now != self._encoder_fingerprint:
+            if _fingerprint(self.encoder_) != self._encoder_fingerprint:
                 raise ValueError(
                     f"The encoder {self.encoder_!r} is not the one this adapter was "
                     "fitted with: its weights, prompts or settings have changed. "
@@ -365,6 +364,11 @@ class AdapterFinetuner(BaseFinetuner):
             tags.input_tags.one_d_array = True
             tags.input_tags.string = True
         return tags
+
+
+def _fingerprint(encoder):
+    """Hash of what determines an encoder's vectors; None where it has none."""
+    return encoder._fingerprint() if hasattr(encoder, "_fingerprint") else None
 
 
 def apply_weights(weights, vectors):

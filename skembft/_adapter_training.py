@@ -53,6 +53,7 @@ class AdapterTrainer:
 
     def __init__(self, estimator, encoder, dim, rng):
         self.settings = estimator
+        self.loss_name = estimator._find_loss()
         self.encoder = encoder
         self.dim = dim
         self.rng = rng
@@ -133,10 +134,6 @@ class AdapterTrainer:
         order = self.rng.permutation(n)
         parts = np.array_split(order, math.ceil(n / settings.batch_size))
         return [tuple(column[part] for column in columns) for part in parts]
-
-    @property
-    def loss_name(self):
-        return self.settings._loss_name
 
     # ---- losses
 

@@ -183,7 +183,6 @@ class BaseFinetuner(
         -------
         score : float
         """
-        check_is_fitted(self)
         metrics = check_metrics(self.scoring)
         values = score_estimator(
             self, X, y, metrics, corpus=corpus, sample_weight=sample_weight

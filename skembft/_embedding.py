@@ -187,14 +187,14 @@ class EmbeddingFinetuner(BaseFinetuner):
 
     # ---- fit
 
-    @property
-    def _loss_name(self):
+    def _find_loss(self):
         return find_loss(self.loss)
 
     def _check_settings(self):
         super()._check_settings()
-        if self._loss_name is not None:
-            loss_arguments(self._loss_name, self.loss_params)
+        name = self._find_loss()
+        if name is not None:
+            loss_arguments(name, self.loss_params)
         elif self.loss_params:
             raise InvalidParameterError(
                 "loss_params go with a loss by name or class; a callable sets the "
@@ -203,7 +203,7 @@ class EmbeddingFinetuner(BaseFinetuner):
 
     def _check_learnable(self, data):
         super()._check_learnable(data)
-        name = self._loss_name
+        name = self._find_loss()
         in_batch = name is None or LOSSES[name].needs == "positives"
         without = self.negatives == "batch" and not data.n_negatives
         if in_batch and without and self.batch_size == 1:
@@ -244,7 +244,10 @@ class EmbeddingFinetuner(BaseFinetuner):
         vectors : float32 ndarray of shape (n, d)
         """
         check_is_fitted(self)
-        return self._encode(check_queries(X, "text"), "query")
+        return self._query_vectors(check_queries(X, "text"))
+
+    def _query_vectors(self, queries):
+        return self._encode(queries, "query")
 
     def transform_documents(self, D):
         """Encode documents.

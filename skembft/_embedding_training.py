@@ -88,7 +88,7 @@ class ModelTrainer:
 
     def _build_loss(self):
         settings = self.settings
-        name = settings._loss_name
+        name = settings._find_loss()
         if name is not None:
             return build_loss(name, self.model, settings.loss_params), name
         loss = settings.loss(self.model)

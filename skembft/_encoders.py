@@ -7,7 +7,6 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
 )
@@ -18,7 +17,7 @@ from sklearn.utils._param_validation import (
 )
 
 from skembft._inputs import check_items, check_queries
-from skembft._utils import DocLink, check_finite
+from skembft._utils import DocLink, check_finite, feature_names
 
 MODEL_CONSTRAINTS = {
     "model_id": [str, os.PathLike],
@@ -90,9 +89,7 @@ def _store(key):
         return _stores.setdefault(key, _Store())
 
 
-class SentenceEncoder(
-    DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
     """Encode texts with a frozen Sentence Transformers model, each text once.
 
     Every distinct text is encoded once per process: all encoders of the same model,
@@ -252,11 +249,22 @@ class SentenceEncoder(
                 _stores.pop(self._store_key(self._loaded(), role), None)
         return self
 
-    @property
-    def _n_features_out(self):
+    def get_feature_names_out(self, input_features=None):
+        """Return names of the dimensions of the vectors.
+
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        names : ndarray of str of shape (d,)
+        """
+        return feature_names(self, self._dimension())
+
+    def _dimension(self):
         return self.truncate_dim or self._loaded().dimension
 
-    @property
     def _fingerprint(self):
         """Hash of the model and of the parameters that change its vectors."""
         loaded = self._loaded()
@@ -313,7 +321,7 @@ class SentenceEncoder(
             )
 
         if not texts:
-            return np.empty((0, self._n_features_out), dtype=np.float32)
+            return np.empty((0, self._dimension()), dtype=np.float32)
         with loaded.lock:  # threads of a search wait instead of encoding twice
             store = _store(self._store_key(loaded, role))
             return store.get(texts, encode, self.max_store_bytes)

@@ -5,18 +5,15 @@ from collections.abc import Mapping
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     _fit_context,
 )
 
 from skembft._inputs import check_items, check_queries, check_vectors
-from skembft._utils import DocLink, shorten
+from skembft._utils import DocLink, feature_names, shorten
 
 
-class PrecomputedEncoder(
-    DocLink, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
-):
+class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
     """Look vectors up by id: an index or an embedding API is adapted without texts.
 
     Parameters
@@ -119,11 +116,19 @@ class PrecomputedEncoder(
         """
         return self._look_up(check_items(D, "D", "id"), "documents")
 
-    @property
-    def _n_features_out(self):
-        return self._table("queries")[1].shape[1]
+    def get_feature_names_out(self, input_features=None):
+        """Return names of the dimensions of the vectors.
 
-    @property
+        Parameters
+        ----------
+        input_features : ignored
+
+        Returns
+        -------
+        names : ndarray of str of shape (d,)
+        """
+        return feature_names(self, self._table("queries")[1].shape[1])
+
     def _fingerprint(self):
         return "precomputed"  # the vectors are in the pickle: nothing can have changed
 

@@ -1,6 +1,7 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from skembft._inputs import check_retrieval_data, check_vector_data
 from skembft._measures import per_query
@@ -67,9 +68,15 @@ def read_data(estimator, X, y, corpus=None):
 
 def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
     """Encode, rank once and return {name: value} for a fitted estimator."""
-    data = read_data(estimator, X, y, corpus)
+    if hasattr(estimator, "_read"):  # a finetuner, which checks vectors itself
+        check_is_fitted(estimator)
+        data = estimator._read(X, y, corpus)
+        queries = estimator._query_vectors(data.queries)
+    else:
+        data = read_data(estimator, X, y, corpus)
+        queries = np.asarray(estimator.transform(data.queries))
     return score_vectors(
-        np.asarray(estimator.transform(data.queries)),  # whatever set_output says
+        queries,
         np.asarray(estimator.transform_documents(data.documents)),
         data.relevance,
         metrics,

@@ -47,6 +47,15 @@ def check_finite(vectors, what):
         )
 
 
+def feature_names(estimator, n_features):
+    """Return what ClassNamePrefixFeaturesOutMixin would, without a property.
+
+    scikit-learn's HTML representation reads every property: none may load a model.
+    """
+    prefix = type(estimator).__name__.lower()
+    return np.asarray([f"{prefix}{i}" for i in range(n_features)], dtype=object)
+
+
 class DocLink:
     """The link from an estimator's HTML representation to its documentation."""
 

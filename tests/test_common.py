@@ -118,14 +118,8 @@ class NumericEmbeddingFinetuner(EmbeddingFinetuner):
     def transform(self, X):
         if not self.__sklearn_is_fitted__():
             return super().transform(["text"])
-        if isinstance(X, list) and isinstance(X[0], str):  # as `score` calls it
-            return super().transform(X)
         X = validate_data(self, X, reset=False)
         return super().transform(self._texts(X))
-
-    def score(self, X, y, sample_weight=None):
-        X = validate_data(self, X, reset=False)
-        return super().score(self._texts(X), self._documents(y))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -211,3 +205,11 @@ def test_set_output_and_feature_names(static_model, pairs):
     assert isinstance(finetuner.score(queries, documents), float)
     frame = finetuner.set_output(transform="polars").transform(queries)
     assert frame.columns == names
+
+
+@pytest.mark.parametrize("cls", PUBLIC)
+def test_representations_load_no_model_and_raise_nothing(cls):
+    """`dir` and the HTML representation read every property of an estimator."""
+    wrong = {"loss": "no such loss"} if "loss" in cls().get_params() else {}
+    estimator = cls().set_params(**wrong)
+    assert dir(estimator) and repr(estimator) and estimator._repr_html_()
