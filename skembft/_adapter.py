@@ -15,7 +15,7 @@ from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import SentenceEncoder
 from skembft._inputs import check_vector_data, check_vectors
 from skembft._losses import check_argument_names, find_loss, loss_arguments
-from skembft._scoring import item_kind
+from skembft._scoring import item_kind, read_data
 from skembft._utils import unit_rows
 
 _LOSSES = ("multiple_negatives_ranking", "triplet", "cosine_similarity")
@@ -209,11 +209,6 @@ class AdapterFinetuner(BaseFinetuner):
                 raise InvalidParameterError(
                     f"The scale of the loss must be a positive number, got {scale!r}."
                 )
-            if self.negatives == "batch" and self.batch_size < 2:
-                raise InvalidParameterError(
-                    "batch_size=1 leaves no negatives in a batch: use "
-                    'negatives="corpus" or a larger batch_size.'
-                )
         else:
             loss_arguments(name, self.loss_params)
         check_argument_names(
@@ -241,9 +236,10 @@ class AdapterFinetuner(BaseFinetuner):
                 f"transform_documents; {hint}."
             )
 
-    def _read(self, X, y, corpus, reset=False):
-        if self.encoder is not None:
-            return super()._read(X, y, corpus)
+    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+        encoder = self.encoder if fitting else self.encoder_
+        if encoder is not None:
+            return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
         if y is None:
             raise ValueError(
                 "This AdapterFinetuner estimator requires y to be passed, but the "
@@ -251,17 +247,12 @@ class AdapterFinetuner(BaseFinetuner):
                 "vectors of the relevant documents."
             )
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
-        return check_vector_data(X, y, corpus)
+        return check_vector_data(X, y, corpus, suffix)
 
     def _open(self, data, X, y, corpus, rng):
         from skembft._adapter_training import AdapterTrainer
 
-        encoder = self._fitted_encoder(X, y, corpus)
-        if encoder is None:
-            dim = data.queries.shape[1]
-        else:
-            dim = encoder.transform(data.queries[:1]).shape[1]
-        return AdapterTrainer(self, encoder, dim, rng)
+        return AdapterTrainer(self, self._fitted_encoder(X, y, corpus), rng)
 
     def _fitted_encoder(self, X, y, corpus):
         encoder = self.encoder

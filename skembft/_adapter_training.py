@@ -10,7 +10,7 @@ from torch import nn
 
 from skembft._data import RetrievalData
 from skembft._losses import LOSSES, build_loss
-from skembft._utils import unit_rows
+from skembft._utils import check_finite, check_same_width, unit_rows
 
 
 class ResidualLinear(nn.Module):
@@ -51,11 +51,11 @@ class EncodedData:
 class AdapterTrainer:
     """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder."""
 
-    def __init__(self, estimator, encoder, dim, rng):
+    def __init__(self, estimator, encoder, rng):
         self.settings = estimator
         self.loss_name = estimator._find_loss()
         self.encoder = encoder
-        self.dim = dim
+        self.dim = None
         self.rng = rng
         self.tasks = None
 
@@ -66,9 +66,13 @@ class AdapterTrainer:
         else:
             queries = np.asarray(self.encoder.transform(data.queries))
             documents = np.asarray(self.encoder.transform_documents(data.documents))
+        check_finite(queries, "The query vectors of the encoder")
+        check_finite(documents, "The document vectors of the encoder")
+        check_same_width(queries, documents)
         queries, documents = (
             np.asarray(unit_rows(v), dtype=np.float32) for v in (queries, documents)
         )
+        self.dim = queries.shape[1]
         return EncodedData(data, queries, documents)
 
     def train(self, encoded, monitor, epochs):
@@ -131,6 +135,11 @@ class AdapterTrainer:
         else:
             columns = data.positive_pairs(settings.use_all_docs, self.rng)
         n = len(columns[0])
+        if not n:
+            raise ValueError(
+                "There is nothing to learn: none of the queries that "
+                "validation_fraction leaves for training has a relevant document."
+            )
         order = self.rng.permutation(n)
         parts = np.array_split(order, math.ceil(n / settings.batch_size))
         return [tuple(column[part] for column in columns) for part in parts]

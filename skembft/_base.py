@@ -12,10 +12,11 @@ from sklearn.base import (
 )
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval
+from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._inputs import check_items
+from skembft._losses import LOSSES
 from skembft._measures import check_metrics
 from skembft._ranking import top_k
 from skembft._scoring import item_kind, read_data, score_estimator, score_vectors
@@ -92,7 +93,7 @@ class BaseFinetuner(
         """
         rng = check_random_state(self.random_state)
         self._check_settings()
-        data = self._read(X, y, corpus, reset=True)
+        data = self._read(X, y, corpus, fitting=True, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
         trainer = self._open(data, X, y, corpus, rng)
@@ -115,25 +116,47 @@ class BaseFinetuner(
 
     def _check_settings(self):
         """Check constructor arguments beyond their types, before anything is read."""
-        check_metrics(self.scoring)
+        try:
+            check_metrics(self.scoring)
+        except ValueError as error:
+            raise InvalidParameterError(f"scoring: {error}") from None
 
-    def _read(self, X, y, corpus, reset=False):
-        return read_data(self, X, y, corpus)
+    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+        """Validate data; `reset` for those that define what the estimator takes."""
+        return read_data(self, X, y, corpus, suffix=suffix)
 
     def _read_validation(self, X_val, y_val, corpus_val, corpus):
         if X_val is None:
             if y_val is not None or corpus_val is not None:
                 raise ValueError("y_val and corpus_val go with X_val, which is None.")
             return None
-        return self._read(X_val, y_val, corpus if corpus_val is None else corpus_val)
+        corpus = corpus if corpus_val is None else corpus_val
+        held_out = self._read(X_val, y_val, corpus, fitting=True, suffix="_val")
+        if not len(held_out.answerable):
+            raise ValueError(
+                "No query of X_val has a relevant document in y_val: there is nothing "
+                "to validate by."
+            )
+        return held_out
 
     def _check_learnable(self, data):
-        if not len(data.answerable) and not data.labelled:
+        name = self._find_loss()
+        needs = "positives" if name is None else LOSSES[name].needs
+        takes_zeros = data.labelled and needs == "labels"
+        in_batch = needs == "positives" and self.negatives == "batch"
+        if in_batch and self.batch_size == 1 and not data.n_negatives:
+            raise InvalidParameterError(
+                "batch_size=1 leaves no negatives in a batch: use a larger batch_size, "
+                "other negatives=, or explicit negatives."
+            )
+        if not len(data.answerable) and not takes_zeros:
             raise ValueError(
                 f"There is nothing to learn from the {len(data.row_query)} sample(s): "
                 "no query has a relevant document (a grade or label above 0, or "
                 "another row of the same class)."
             )
+        if (needs != "positives" or self.negatives == "random") and not takes_zeros:
+            data.check_negatives()
 
     def _split(self, everything, rng):
         train, validation = hold_out(everything.data, self.validation_fraction, rng)

@@ -128,11 +128,23 @@ class RetrievalData:
             labels,
         )
 
+    def check_negatives(self):
+        """Raise an error unless every query has a document that is not relevant."""
+        own = self.relevance.self_index is not None  # the row itself is no negative
+        without = np.flatnonzero(self.relevance.n_relevant + own >= len(self.documents))
+        if len(without):
+            raise ValueError(
+                "Every document is relevant to the query "
+                f"{shorten(_item(self.queries, without[0]))}, so it has no negative: "
+                "pass more documents as corpus=, or use a loss that needs none."
+            )
+
     def negatives(self, queries, count, rng):
         """`count` negatives for each of `queries`, shape (n, count).
 
         Judged negatives come first, repeated in turn where there are too few; a
-        query without any gets random documents that are not known to be relevant.
+        query without any gets random documents that are not known to be relevant
+        (where all are relevant, one of them: `check_negatives` tells beforehand).
         """
         out = self._random_negatives(np.repeat(queries, count), rng)
         out = out.reshape(len(queries), count)
@@ -158,14 +170,8 @@ class RetrievalData:
         for i in wrong:  # nearly every document is relevant: list the others
             same = np.full(len(self.pool), queries[i])
             others = self.pool[~self.relevance.is_positive(same, self.pool)]
-            if not len(others):
-                raise ValueError(
-                    "Every document is relevant to the query "
-                    f"{shorten(_item(self.queries, queries[i]))}, so it has no "
-                    "negative: pass more documents as corpus=, or use a loss that "
-                    "needs none."
-                )
-            drawn[i] = others[rng.randint(len(others))]
+            if len(others):
+                drawn[i] = others[rng.randint(len(others))]
         return drawn
 
 

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
 from skembft._inputs import check_items, check_queries
-from skembft._losses import LOSSES, find_loss, loss_arguments
+from skembft._losses import find_loss, loss_arguments
 
 
 class EmbeddingFinetuner(BaseFinetuner):
@@ -199,17 +199,6 @@ class EmbeddingFinetuner(BaseFinetuner):
             raise InvalidParameterError(
                 "loss_params go with a loss by name or class; a callable sets the "
                 "arguments of its loss itself."
-            )
-
-    def _check_learnable(self, data):
-        super()._check_learnable(data)
-        name = self._find_loss()
-        in_batch = name is None or LOSSES[name].needs == "positives"
-        without = self.negatives == "batch" and not data.n_negatives
-        if in_batch and without and self.batch_size == 1:
-            raise InvalidParameterError(
-                "batch_size=1 leaves no negatives in a batch: use a larger batch_size, "
-                'negatives="random", or explicit negatives.'
             )
 
     def _open(self, data, X, y, corpus, rng):

@@ -40,6 +40,10 @@ def check_model_id(model_id):
             "search would copy. Save it first, model.save_pretrained('path'), and pass "
             "model_id='path'."
         )
+    if not str(model_id):  # Sentence Transformers would make a model without modules
+        raise InvalidParameterError(
+            "model_id is ''; pass the name of a model or a directory."
+        )
 
 
 class _Store:

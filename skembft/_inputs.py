@@ -68,7 +68,7 @@ def _is_frame(values):
     return columns and not isinstance(values, str)
 
 
-def _frame_rows(frame):
+def _frame_rows(frame, X="X"):
     """Rows (query, document, negative, …) of a DataFrame with those columns."""
     names = getattr(frame, "column_names", None) or list(frame.columns)
     negatives = sorted(
@@ -96,38 +96,37 @@ def _natural_key(name):
     return (int(digits) if digits else -1, str(name))
 
 
-def _rows_of(X):
+def _rows_of(X, name="X"):
     """Return (rows, is_table): rows of items, or the items of a 1-D X."""
-    if _is_frame(X):
-        return _frame_rows(X), True
-    rows = to_list(X, "X")
+    is_frame = _is_frame(X)
+    rows = _frame_rows(X, name) if is_frame else to_list(X, name)
     if not rows:
-        raise ValueError("X is empty: found 0 sample(s), at least 1 is required.")
+        raise ValueError(f"{name} is empty: found 0 sample(s), at least 1 is required.")
     is_table = isinstance(rows[0], list | tuple | np.ndarray)
     if is_table:
         rows = [r.tolist() if isinstance(r, np.ndarray) else r for r in rows]
-        _check_table(rows)
+        _check_table(rows, name)
     return rows, is_table
 
 
-def _check_table(rows):
+def _check_table(rows, name):
     width = len(rows[0])
     if width < 2:
         raise ValueError(
-            f"X is a table with {width} column(s); rows are (query, document) or "
+            f"{name} is a table with {width} column(s); rows are (query, document) or "
             "(query, document, negative, …). For queries alone pass a 1-D list: "
-            "[row[0] for row in X]."
+            f"[row[0] for row in {name}]."
         )
     for i, row in enumerate(rows):
         if not isinstance(row, list | tuple):
             raise TypeError(
-                f"X[{i}] is {shorten(row)}, but X[0] is a row of {width} items: all "
-                "rows of a table are tuples or lists."
+                f"{name}[{i}] is {shorten(row)}, but {name}[0] is a row of {width} "
+                "items: all rows of a table are tuples or lists."
             )
         if len(row) != width:
             raise ValueError(
-                f"X[{i}] has {len(row)} items, but X[0] has {width}: all rows of a "
-                "table have the same width."
+                f"{name}[{i}] has {len(row)} items, but {name}[0] has {width}: all "
+                "rows of a table have the same width."
             )
 
 
@@ -186,9 +185,9 @@ def _check_grade(grade, name):
     return float(grade)
 
 
-def _read_relevant(value, row, kind):
+def _read_relevant(value, row, kind, suffix):
     """Return [(document, grade), …] of one item of y, most relevant first."""
-    name = f"y[{row}]"
+    name = f"y{suffix}[{row}]"
     if isinstance(value, Mapping):
         graded = [
             (
@@ -220,19 +219,19 @@ class _Numbering(dict):
         return self[item]
 
 
-def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator"):
+def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""):
     """Turn every form of texts or ids into a :class:`RetrievalData`.
 
     Parameters
     ----------
     X, y, corpus : see the guide on data forms
     kind : {"text", "id"}
-    name : str
-        Name of the estimator, for messages.
+    name, suffix : str
+        Name of the estimator and what follows X, y and corpus ("_val"), for messages.
     """
-    rows, is_table = _rows_of(X)
+    rows, is_table = _rows_of(X, f"X{suffix}")
     if is_table:
-        judged, n_negatives = _read_table(rows, y, kind)
+        judged, n_negatives = _read_table(rows, y, kind, suffix)
     else:
         if y is None:
             raise ValueError(
@@ -240,7 +239,7 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator"):
                 "None: y holds the relevant document(s) of every query in X. Without "
                 "y, X is a table of (query, document) rows."
             )
-        judged, n_negatives = _read_queries(rows, y, kind), 0
+        judged, n_negatives = _read_queries(rows, y, kind, suffix), 0
 
     query_index, document_index = _Numbering(), _Numbering()
     row_query, example_row, example_document, example_grade = [], [], [], []
@@ -251,7 +250,7 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator"):
             example_document.append(document_index[document])
             example_grade.append(grade)
     if corpus is not None:
-        for document in check_items(corpus, "corpus", kind):
+        for document in check_items(corpus, f"corpus{suffix}", kind):
             document_index[document]  # noqa: B018 (numbers the document)
     _warn_empty(query_index, document_index)
 
@@ -279,24 +278,27 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator"):
     )
 
 
-def _read_queries(rows, y, kind):
-    relevant = to_list(y, "y")
+def _read_queries(rows, y, kind, suffix):
+    relevant = to_list(y, f"y{suffix}")
     if len(relevant) != len(rows):
         raise ValueError(
-            f"X has {len(rows)} queries, but y has {len(relevant)} items: y holds the "
-            "relevant document(s) of every query."
+            f"X{suffix} has {len(rows)} queries, but y{suffix} has {len(relevant)} "
+            "items: y holds the relevant document(s) of every query."
         )
     return [
-        (check_item(query, f"X[{i}]", kind), _read_relevant(value, i, kind))
+        (
+            check_item(query, f"X{suffix}[{i}]", kind),
+            _read_relevant(value, i, kind, suffix),
+        )
         for i, (query, value) in enumerate(zip(rows, relevant, strict=True))
     ]
 
 
-def _read_table(rows, y, kind):
+def _read_table(rows, y, kind, suffix):
     """Return judged rows and the number of explicit negatives of a table."""
     width = len(rows[0])
     cells = [
-        [check_item(cell, f"X[{i}][{j}]", kind) for j, cell in enumerate(row)]
+        [check_item(cell, f"X{suffix}[{i}][{j}]", kind) for j, cell in enumerate(row)]
         for i, row in enumerate(rows)
     ]
     if y is None:
@@ -307,13 +309,15 @@ def _read_table(rows, y, kind):
         return judged, width - 2
     if width != 2:
         raise ValueError(
-            f"y was passed with a table of {width} columns; labels go with (query, "
-            "document) pairs. Pass y=None for explicit negatives."
+            f"y{suffix} was passed with a table of {width} columns; labels go with "
+            "(query, document) pairs. Pass y=None for explicit negatives."
         )
-    labels = to_list(y, "y")
+    labels = to_list(y, f"y{suffix}")
     if len(labels) != len(rows):
-        raise ValueError(f"X has {len(rows)} rows, but y has {len(labels)} labels.")
-    labels = [_check_grade(label, f"y[{i}]") for i, label in enumerate(labels)]
+        raise ValueError(
+            f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
+        )
+    labels = [_check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
     judged = [
         (row[0], [(row[1], label)]) for row, label in zip(cells, labels, strict=True)
     ]
@@ -331,7 +335,7 @@ def _warn_empty(queries, documents):
         )
 
 
-def check_vector_data(X, y, corpus=None):
+def check_vector_data(X, y, corpus=None, suffix=""):
     """Turn vectors with class labels or paired vectors into :class:`RetrievalData`.
 
     Parameters
@@ -340,21 +344,24 @@ def check_vector_data(X, y, corpus=None):
     y : n class labels, or array-like of shape (n, d)
     corpus : array-like of shape (m, d) or None
         More document vectors.
+    suffix : str
+        What follows X and y in messages.
     """
+    name = f"y{suffix}"
+    if not hasattr(y, "__array__"):
+        y = to_list(y, name)
     if not _is_labels(y):
-        return _paired_vectors(X, y, corpus)
+        return _paired_vectors(X, y, corpus, suffix)
     if corpus is not None:
         raise ValueError(
             "corpus= does not go with class labels, where the documents are the rows "
             "of X themselves; pass paired vectors as y."
         )
-    labels = np.asarray(to_list(y, "y"))
-    labels = labels.ravel()
+    labels = _check_labels(y, name)
     if len(labels) != len(X):
-        raise ValueError(f"X has {len(X)} rows, but y has {len(labels)} labels.")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise ValueError("Input y contains NaN or infinity.")
-    _, labels = np.unique(labels, return_inverse=True)
+        raise ValueError(
+            f"X{suffix} has {len(X)} rows, but {name} has {len(labels)} labels."
+        )
     rows = np.arange(len(X))
     return RetrievalData(
         queries=X,
@@ -369,15 +376,37 @@ def check_vector_data(X, y, corpus=None):
 
 
 def _is_labels(y):
-    shape = np.asarray(y).shape
+    try:
+        shape = np.asarray(y).shape
+    except ValueError:  # ragged lists
+        return True
     return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
 
 
-def _paired_vectors(X, y, corpus):
-    Y = check_vectors(y, "y", X.shape[1])
+def _check_labels(y, name):
+    """Return class labels as integers 0, 1, …"""
+    labels = to_list(np.asarray(y).ravel() if hasattr(y, "__array__") else y, name)
+    labels = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in labels]
+    for i, label in enumerate(labels):
+        if not isinstance(label, str | numbers.Real | np.bool_):
+            raise TypeError(
+                f"{name}[{i}] must be a class label, a str or a number, got "
+                f"{shorten(label)}."
+            )
+        if isinstance(label, numbers.Real) and not np.isfinite(label):
+            raise ValueError(f"{name} contains NaN or infinity: {name}[{i}] is {label}")
+    return np.unique(np.asarray(labels), return_inverse=True)[1]
+
+
+def _paired_vectors(X, y, corpus, suffix):
+    Y = check_vectors(y, f"y{suffix}", X.shape[1])
     if len(Y) != len(X):
-        raise ValueError(f"X has {len(X)} rows, but y has {len(Y)} vectors.")
-    extra = Y[:0] if corpus is None else check_vectors(corpus, "corpus", X.shape[1])
+        raise ValueError(
+            f"X{suffix} has {len(X)} rows, but y{suffix} has {len(Y)} vectors."
+        )
+    extra = Y[:0]
+    if corpus is not None:
+        extra = check_vectors(corpus, f"corpus{suffix}", X.shape[1])
     queries, row_query = _distinct_rows(X)
     documents, at = _distinct_rows(np.concatenate([Y, extra]))
     rows, grades = np.arange(len(X)), np.ones(len(X))

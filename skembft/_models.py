@@ -1,11 +1,11 @@
 """Loading and running Sentence Transformers models. Imports torch: import it lazily."""
 
-import contextlib
 import hashlib
 import os
 import random
 import threading
 from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,7 +73,8 @@ def _stamp(model_id):
     root = Path(model_id)
     if not root.is_dir():
         return None
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    paths = [*root.glob("*"), *root.glob("*/*")]  # of the model and of its modules
+    files = sorted(path for path in paths if path.is_file())
     stats = [(path, path.stat()) for path in files]
     return tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats)
 
@@ -117,7 +118,7 @@ def load_model(options):
     return model
 
 
-@contextlib.contextmanager
+@contextmanager
 def no_progress_bar():
     """Load weights without transformers' bar: bars are the callbacks' business."""
     enabled = transformers_logging.is_progress_bar_enabled()
@@ -196,12 +197,8 @@ def encode(model, texts, *, role, prompt, normalize, precision="float32"):
     dimension = model.truncate_dim or model.get_embedding_dimension()
     out = np.empty((len(texts), dimension or 0), dtype=np.float32)
     budget = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
-    autocast = torch.autocast(
-        device.type,
-        dtype=torch.bfloat16,
-        enabled=resolve_precision(precision, device) == "bf16",
-    )
-    with autocast:
+    bf16 = resolve_precision(precision, device) == "bf16"
+    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
         for rows in token_batches(token_lengths(model, texts), budget):
             vectors = run(
                 [texts[i] for i in rows],
@@ -243,7 +240,7 @@ def token_batches(lengths, budget):
         start += size
 
 
-@contextlib.contextmanager
+@contextmanager
 def isolated_rng():
     """Restore the global random states of python, numpy and torch on exit."""
     python, torch_cpu = random.getstate(), torch.get_rng_state()

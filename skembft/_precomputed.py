@@ -10,7 +10,7 @@ from sklearn.base import (
 )
 
 from skembft._inputs import check_items, check_queries, check_vectors
-from skembft._utils import DocLink, feature_names, shorten
+from skembft._utils import DocLink, check_same_width, feature_names, shorten
 
 
 class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
@@ -87,7 +87,7 @@ class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
         -------
         self : object
         """
-        self._table("queries"), self._table("documents")
+        check_same_width(self._table("queries")[1], self._table("documents")[1])
         return self
 
     def transform(self, X):

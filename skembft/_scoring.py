@@ -6,6 +6,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._inputs import check_retrieval_data, check_vector_data
 from skembft._measures import per_query
 from skembft._ranking import top_k
+from skembft._utils import check_same_width
 
 
 def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosine=True):
@@ -22,6 +23,7 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosin
     -------
     dict of {name: float}
     """
+    check_same_width(queries, documents)
     kept = np.flatnonzero(relevance.n_relevant > 0)
     if weights is not None:
         kept = kept[weights[kept] > 0]
@@ -57,12 +59,14 @@ def item_kind(estimator):
     return getattr(estimator, "_item_kind", "text")
 
 
-def read_data(estimator, X, y, corpus=None):
-    """Validate X, y and corpus as `estimator` understands them."""
-    if item_kind(estimator) == "vector":
-        return check_vector_data(X, y, corpus)
+def read_data(estimator, X, y, corpus=None, name=None, suffix=""):
+    """Validate X, y and corpus as an encoder or finetuner understands them."""
+    kind = item_kind(estimator)
+    if kind == "vector":
+        return check_vector_data(X, y, corpus, suffix)
+    name = name or type(estimator).__name__
     return check_retrieval_data(
-        X, y, kind=item_kind(estimator), corpus=corpus, name=type(estimator).__name__
+        X, y, kind=kind, corpus=corpus, name=name, suffix=suffix
     )
 
 

@@ -47,6 +47,15 @@ def check_finite(vectors, what):
         )
 
 
+def check_same_width(queries, documents):
+    """Raise a ValueError unless queries and documents have as many dimensions."""
+    if queries.shape[1] != documents.shape[1]:
+        raise ValueError(
+            f"The vectors of queries have {queries.shape[1]} dimensions, those of "
+            f"documents {documents.shape[1]}: they must come from the same model."
+        )
+
+
 def feature_names(estimator, n_features):
     """Return what ClassNamePrefixFeaturesOutMixin would, without a property.
 

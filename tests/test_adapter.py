@@ -334,3 +334,40 @@ def test_retrieve_gives_indices_into_the_corpus(static_model):
     assert finetuner.retrieve(["old1"], corpus, k=99)[0].shape == (1, 4)
     with pytest.raises(ValueError, match="k must be a positive whole number"):
         finetuner.retrieve(["old1"], corpus, k=0)
+
+
+def test_fit_again_with_another_kind_of_encoder(rotated, static_model, pairs):
+    finetuner = AdapterFinetuner(None, epochs=1, validation_fraction=None)
+    finetuner.fit(*rotated)
+    finetuner.set_params(encoder=static_model).fit(*pairs)
+    assert finetuner.transform(pairs[0]).shape == (40, 16)
+    finetuner.set_params(encoder=None).fit(*rotated)
+    assert finetuner.transform(rotated[0]).shape == (240, 24)
+
+
+def test_a_callback_that_stops_does_not_cut_the_refit(rotated):
+    class StopAfter:
+        def __init__(self, epochs):
+            self.epochs, self.seen = epochs, 0
+
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context):
+            pass
+
+        def on_fit_task_end(self, estimator, context):
+            self.seen += context.task_name == "epoch"
+            return self.seen >= self.epochs
+
+    options = {"learning_rate": 1e-3, "n_iter_no_change": None, "random_state": 0}
+    stopped = AdapterFinetuner(None, epochs=30, **options)
+    stopped.set_callbacks(StopAfter(4)).fit(*rotated)
+    planned = AdapterFinetuner(None, epochs=4, **options).fit(*rotated)
+    assert stopped.best_epoch_ == planned.best_epoch_ > 1
+    np.testing.assert_array_equal(
+        stopped.weights_["query"]["weight"], planned.weights_["query"]["weight"]
+    )

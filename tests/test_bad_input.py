@@ -146,8 +146,8 @@ Y_CASES = {
     "item number": (["a", 0.0], TypeError, r"y\[1\] must be .*, got 0\.0"),
     "item bytes": (["a", b"b"], TypeError, r"y\[1\] .*decode it"),
     "item set": (["a", {"b"}], TypeError, r"y\[1\] .*set is not reproducible"),
-    "no document": (["a", []], ValueError, r"y\[1\] is empty: .*row 1 .*Leave the row"),
-    "no grade": (["a", {}], ValueError, r"y\[1\] is empty: .*row 1 .*Leave the row"),
+    "no document": (["a", []], ValueError, r"y\[1\] is empty: .*Leave the row"),
+    "no grade": (["a", {}], ValueError, r"y\[1\] is empty: .*Leave the row"),
     "empty array": (["a", np.array([])], ValueError, r"y\[1\] is empty"),
     "None in a list": (
         ["a", ["b", None]],
@@ -636,6 +636,15 @@ def test_a_callable_that_makes_an_unknown_loss(static_model):
     )
     with pytest.raises(ValueError, match="loss made a CoSENTLoss; .*TripletLoss"):
         estimator.fit(["a", "b"], ["c", "d"])
+
+
+def test_a_callable_loss_without_negatives(static_model):
+    # what it needs is known once it is made
+    estimator = EmbeddingFinetuner(
+        static_model, loss=lambda model: losses.TripletLoss(model), device="cpu"
+    )
+    with pytest.raises(ValueError, match="Every document is relevant.*corpus="):
+        estimator.fit(["red0", "red1"], ["old1", "old1"])
 
 
 def test_a_batch_of_one_has_no_negatives():

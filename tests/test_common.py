@@ -104,7 +104,7 @@ class NumericEmbeddingFinetuner(EmbeddingFinetuner):
     def _documents(y):
         return [f"red{label % 12}" for label in np.unique(y, return_inverse=True)[1]]
 
-    def _read(self, X, y, corpus, reset=False):
+    def _read(self, X, y, corpus, *, reset=False, **options):
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         X = validate_data(self, X, reset=reset)

@@ -911,10 +911,52 @@ def test_explicit_negatives_of_the_whole_model(static_model, twins):
     estimator = model(static_model)
     estimator.fit([(q, same[0], same[1])])
     assert estimator.history_[-1]["loss"] == pytest.approx(np.log(2), abs=1e-4)
-    estimator.fit([q], [{same[0]: 1, same[1]: 0, same[2]: 0}])
+    estimator.fit([q], [{same[0]: 1, same[1]: 0}])
     assert estimator.history_[-1]["loss"] == pytest.approx(np.log(2), abs=1e-4)
     estimator.fit([(q, same[0], same[1], same[2])])
     assert estimator.history_[-1]["loss"] == pytest.approx(np.log(3), abs=1e-4)
     estimator.set_params(loss="triplet").fit([(q, same[0], same[1], other)])
     loss = estimator.history_[-1]["loss"]  # both negatives count, the twin for 0.3
     assert 0.14 < loss < 0.3
+
+
+@pytest.mark.parametrize("make", [adapter, model])
+def test_a_query_without_negatives_among_others_with_some(static_model, texts, make):
+    # in-batch negatives need no negative for every query
+    queries, d = texts
+    y = [{d[0]: 1, d[1]: 1}, {d[0]: 1, d[1]: 0}]
+    estimator = make(static_model).fit(queries[:2], y)
+    assert estimator.history_[-1]["loss"] > 0
+
+
+def known_positives_are_no_negatives(estimator, X, y, expected):
+    """Either all losses are as expected, or an error says that negatives lack."""
+    try:
+        estimator.fit(X, y)
+    except ValueError as error:
+        assert "negative" in str(error)
+    else:
+        losses = [entry["loss"] for entry in estimator.history_[1:]]
+        np.testing.assert_allclose(losses, expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:Training did not help")
+@pytest.mark.parametrize("loss", ["triplet", "cosine_similarity"])
+def test_holding_out_queries_makes_no_positive_a_negative(loss):
+    # the documents left for training are all relevant to the query that is left
+    estimator = adapter(
+        PrecomputedEncoder(TWINS), loss=loss, validation_fraction=0.5, refit=False
+    )
+    known_positives_are_no_negatives(estimator, ["q", "p"], ["a", "r"], 0)
+    X = np.eye(4)[[0, 0, 0, 1, 1]]
+    estimator.set_params(encoder=None, validation_fraction=0.4)
+    for seed in range(6):
+        estimator.set_params(random_state=seed)
+        known_positives_are_no_negatives(estimator, X, [0, 0, 0, 1, 1], 0)
+
+
+@pytest.mark.filterwarnings("ignore:Training did not help")
+def test_holding_out_queries_of_the_whole_model(static_model):
+    queries, documents = ["red0 red1", "old0 old1"], ["red1 red0", "old1 old0"]
+    estimator = model(static_model, loss="triplet", validation_fraction=0.5)
+    known_positives_are_no_negatives(estimator, queries, documents, 0)

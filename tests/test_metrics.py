@@ -10,7 +10,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skembft._ranking
-from skembft import AdapterFinetuner, PrecomputedEncoder, SentenceEncoder
+from skembft import (
+    AdapterFinetuner,
+    EmbeddingFinetuner,
+    PrecomputedEncoder,
+    SentenceEncoder,
+)
 from skembft.metrics import RetrievalScorer, evaluate
 
 TREC = {  # our name: trec_eval's
@@ -541,7 +546,7 @@ def test_many_documents_in_chunks(monkeypatch):
 
 def test_class_labels_in_chunks(monkeypatch):
     rng = np.random.RandomState(0)
-    X = grid_vectors(rng, 30)[rng.randint(30, size=2500)]  # of queries, too
+    X = grid_vectors(rng, 30)[rng.randint(30, size=1200)]  # of queries, too
     labels = rng.randint(20, size=1200)
     model = AdapterFinetuner(
         None, epochs=1, validation_fraction=None, negatives="batch"
@@ -632,6 +637,19 @@ def test_scorer_of_a_finetuner_is_its_score(static_model, pairs):
     assert RetrievalScorer("map@20")(model, *pairs) == model.score(*pairs)
     widened = RetrievalScorer("map@20", corpus=corpus)(model, *pairs)
     assert widened == model.score(*pairs, corpus=corpus)
+
+
+def test_scorer_of_a_whole_model_is_its_score(static_model, pairs):
+    queries, documents = pairs
+    model = EmbeddingFinetuner(
+        static_model, epochs=1, scoring="mrr@4", device="cpu", random_state=0
+    ).fit(queries, documents)
+    expected = model.score(queries, documents, corpus=queries)
+    scorer = RetrievalScorer(["mrr@4", "R@1"], corpus=queries)
+    found = scorer(model, queries, documents)
+    assert found["mrr@4"] == expected
+    cleaned = make_pipeline(FunctionTransformer(clean), model)
+    assert scorer(cleaned, [q + "#" for q in queries], documents) == found
 
 
 def test_scorer_sees_through_pipelines_and_searches(static_model, noisy):
