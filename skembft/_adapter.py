@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import SentenceEncoder
 from skembft._inputs import check_vector_data, check_vectors
-from skembft._losses import check_argument_names, find_loss, loss_arguments
+from skembft._losses import check_argument_names, check_loss, find_loss
 from skembft._scoring import item_kind, read_data
 from skembft._utils import unit_rows
 
@@ -77,7 +77,8 @@ class AdapterFinetuner(BaseFinetuner):
     evaluation_steps : int, default=0
         Validate every so many steps; 0 means once an epoch.
     refit : bool, default=True
-        Train again on all the data for the number of epochs that validation chose.
+        Train again for the number of epochs that validation chose, on all the data,
+        those of `validation_fraction` included.
     random_state : int, RandomState instance or None, default=None
         Determines the validation queries, the order of the pairs and drawn negatives.
 
@@ -210,7 +211,7 @@ class AdapterFinetuner(BaseFinetuner):
                     f"The scale of the loss must be a positive number, got {scale!r}."
                 )
         else:
-            loss_arguments(name, self.loss_params)
+            check_loss(name, self.loss_params)
         check_argument_names(
             self.adapter_params, ["bias"], f"adapter_params of {self.adapter!r}"
         )

@@ -91,7 +91,7 @@ class AdapterTrainer:
         for epoch in range(math.ceil(epochs)):
             batches = self._batches(encoded.data)
             if total is None:
-                total = round(epochs * len(batches))
+                total = max(1, round(epochs * len(batches)))
                 # of the full schedule, whatever share of it a refit trains
                 planned = settings.epochs * len(batches)
                 warmup = int(planned * settings.warmup_ratio)
@@ -154,6 +154,8 @@ class AdapterTrainer:
         loss = build_loss(self.loss_name, None, self.settings.loss_params)
         from_embeddings = loss.compute_loss_from_embeddings
         data, rng = encoded.data, self.rng
+        if LOSSES[self.loss_name].needs == "triplets" or not data.labelled:
+            data.check_negatives()  # again: held-out documents are not in the pool
 
         def embed(query_index, *document_indices):
             anchor = self.adapt(self.query, queries[query_index])

@@ -105,8 +105,8 @@ class BaseFinetuner(
             train, validation = self._split(everything, rng)
         monitor = self._monitor(trainer, validation)
         state = trainer.train(train, monitor, self.epochs)
-        if self.refit and validation is not None and monitor.best_step:
-            tasks.refitting = True
+        if self.refit and train is not everything and monitor.best_step:
+            tasks.refitting = True  # with what was held out
             state = trainer.train(
                 everything, self._monitor(trainer, None), monitor.best_epoch
             )
@@ -144,7 +144,12 @@ class BaseFinetuner(
         needs = "positives" if name is None else LOSSES[name].needs
         takes_zeros = data.labelled and needs == "labels"
         in_batch = needs == "positives" and self.negatives == "batch"
-        if in_batch and self.batch_size == 1 and not data.n_negatives:
+        if (
+            name is not None
+            and in_batch
+            and self.batch_size == 1
+            and not data.n_negatives
+        ):
             raise InvalidParameterError(
                 "batch_size=1 leaves no negatives in a batch: use a larger batch_size, "
                 "other negatives=, or explicit negatives."

@@ -131,7 +131,7 @@ class RetrievalData:
     def check_negatives(self):
         """Raise an error unless every query has a document that is not relevant."""
         own = self.relevance.self_index is not None  # the row itself is no negative
-        without = np.flatnonzero(self.relevance.n_relevant + own >= len(self.documents))
+        without = np.flatnonzero(self.relevance.n_relevant + own >= len(self.pool))
         if len(without):
             raise ValueError(
                 "Every document is relevant to the query "

@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
 from skembft._inputs import check_items, check_queries
-from skembft._losses import find_loss, loss_arguments
+from skembft._losses import check_loss, find_loss
 
 
 class EmbeddingFinetuner(BaseFinetuner):
@@ -62,7 +62,8 @@ class EmbeddingFinetuner(BaseFinetuner):
     evaluation_steps : int, default=50
         Validate every so many steps; 0 means once an epoch.
     refit : bool, default=False
-        Train again on all the data for the number of steps that validation chose.
+        Train again for the number of epochs that validation chose, on all the data,
+        those of `validation_fraction` included.
     query_prompt, document_prompt : str, default=None
         Text put before every query or document, in training and in use. None means the
         model's own prompts.
@@ -194,7 +195,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         super()._check_settings()
         name = self._find_loss()
         if name is not None:
-            loss_arguments(name, self.loss_params)
+            check_loss(name, self.loss_params)
         elif self.loss_params:
             raise InvalidParameterError(
                 "loss_params go with a loss by name or class; a callable sets the "

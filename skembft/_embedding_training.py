@@ -76,7 +76,7 @@ class ModelTrainer:
                 loss=examples.guard(loss),
             )
             trainer.remove_callback(PrinterCallback)
-            last_step = round(epochs * n_batches)
+            last_step = max(1, round(epochs * n_batches))
             watch = _Watch(self, monitor, settings.evaluation_steps, last_step)
             trainer.add_callback(watch)
             trainer.losses = watch.losses
@@ -171,6 +171,10 @@ class Examples:
 
     @classmethod
     def of(cls, data, spec, settings, rng):
+        derives_labels = spec.needs == "labels" and not data.labelled
+        random = spec.needs == "positives" and settings.negatives == "random"
+        if spec.needs == "triplets" or derives_labels or random:
+            data.check_negatives()  # again: held-out documents are not in the pool
         if spec.needs == "labels":
             queries, documents, labels = data.labelled_pairs(settings.use_all_docs, rng)
             if spec.binary:
@@ -178,7 +182,7 @@ class Examples:
             return cls(data, queries, documents[:, None], labels)
         queries, positives = data.positive_pairs(settings.use_all_docs, rng)
         count = data.n_negatives
-        if spec.needs == "triplets" or settings.negatives == "random":
+        if spec.needs == "triplets" or random:
             count = max(count, 1)
         negatives = data.negatives(queries, count, rng)
         if spec.needs == "triplets":

@@ -145,6 +145,8 @@ def check_item(item, name, kind):
         hint = "decode it: value.decode('utf-8')"
     elif isinstance(item, set | frozenset):
         hint = "the order of a set is not reproducible; pass a list"
+    elif isinstance(item, numbers.Number) and kind == "id":
+        hint = "convert ids to int or str"
     elif isinstance(item, numbers.Number):
         hint = (
             "ids are understood with encoder=PrecomputedEncoder(…), vectors with "
@@ -395,7 +397,8 @@ def _check_labels(y, name):
             )
         if isinstance(label, numbers.Real) and not np.isfinite(label):
             raise ValueError(f"{name} contains NaN or infinity: {name}[{i}] is {label}")
-    return np.unique(np.asarray(labels), return_inverse=True)[1]
+    number = _Numbering()  # 1 and "1" are two classes
+    return np.asarray([number[label] for label in labels])
 
 
 def _paired_vectors(X, y, corpus, suffix):

@@ -82,6 +82,16 @@ def check_argument_names(params, valid, what):
             )
 
 
+def check_loss(name, loss_params):
+    """Raise an InvalidParameterError where the loss refuses its arguments."""
+    try:
+        build_loss(name, None, loss_params)
+    except InvalidParameterError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"loss_params of {name!r}: {error}") from error
+
+
 def build_loss(name, model, loss_params):
     """Build the Sentence Transformers loss `name` for a model (or for None)."""
     from sentence_transformers.sentence_transformer import losses

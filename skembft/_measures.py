@@ -61,10 +61,8 @@ def parse_metric(name):
     stem, at, k = name.partition("@")
     stem = _IR_MEASURES.get(stem, stem)
     if stem not in _METRICS:
-        raise ValueError(
-            f"Unknown metric {name!r}. "
-            + nearest(f"{stem}@{k or 10}", [f"{m}@{k or 10}" for m in _METRICS])
-        )
+        hint = nearest(stem, _METRICS, suffix=f"@{k or 10}")
+        raise ValueError(f"Unknown metric {name!r}. {hint}")
     if not (at and k.isascii() and k.isdigit() and int(k) > 0):
         raise ValueError(
             f"The metric {name!r} needs a cut-off, a positive whole number: "

@@ -96,7 +96,7 @@ def load_model(options):
         )
     model_id = options.model_id
     try:
-        with no_progress_bar():
+        with no_progress_bar(), isolated_rng():
             model = SentenceTransformer(
                 model_id,
                 device=options.device,

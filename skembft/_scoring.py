@@ -32,7 +32,7 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosin
             "No query has a relevant document (and a weight above 0): there is nothing "
             "to score. Check the grades or labels in y."
         )
-    depth = max(k for _, k in metrics.values())
+    depth = min(max(k for _, k in metrics.values()), len(documents))
     exclude = relevance.self_index
     indices, _ = top_k(
         queries[kept],

@@ -5,8 +5,10 @@ import difflib
 import numpy as np
 
 
-def nearest(name, valid):
+def nearest(name, valid, suffix=""):
     """Return a sentence that names the valid spellings nearest to `name`.
+
+    `suffix` is shown behind every valid name and not compared.
 
     Examples
     --------
@@ -15,8 +17,9 @@ def nearest(name, valid):
     """
     valid = [str(v) for v in valid]
     close = difflib.get_close_matches(str(name).lower(), valid, n=2, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(map(repr, close))}? " if close else ""
-    return f"{hint}Valid names: {', '.join(map(repr, valid))}."
+    close, valid = ([repr(n + suffix) for n in names] for names in (close, valid))
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}Valid names: {', '.join(valid)}."
 
 
 def shorten(value, width=60):

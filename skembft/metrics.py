@@ -64,7 +64,8 @@ def evaluate(qrels, run, metrics="ndcg@10"):
             )
     if not qrels:
         raise ValueError("qrels is empty: there is no query to evaluate.")
-    depth = max(k for _, k in parsed.values())
+    longest = max(map(len, [*qrels.values(), *run.values(), ()]))
+    depth = min(max(k for _, k in parsed.values()), longest)
     shape = (len(qrels), depth)
     grades, ideal, n_relevant = np.zeros(shape), np.zeros(shape), np.zeros(len(qrels))
     for i, (query, judged) in enumerate(qrels.items()):
@@ -80,7 +81,13 @@ def evaluate(qrels, run, metrics="ndcg@10"):
 
 def _ranked_documents(scores, query):
     _check_numbers(scores, f"run[{query!r}]")
-    documents = sorted(scores, reverse=True)
+    try:
+        documents = sorted(scores, reverse=True)
+    except TypeError:
+        raise TypeError(
+            f"run[{query!r}] mixes document ids of different types: ties are broken by "
+            "id, so make all of them str."
+        ) from None
     values = np.asarray([scores[d] for d in documents], dtype=np.float64)
     values = values.astype(np.float32)
     if not np.isfinite(values).all():

@@ -1,5 +1,6 @@
 """Tiny models built in memory, toy data, and the places of real ones."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -23,6 +24,16 @@ def _word_tokenizer():
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return tokenizer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cheap_garbage_collection():
+    """Every run of the trainer ends in gc.collect: keep the imports out of it."""
+    import skembft._embedding_training  # noqa: F401
+
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -371,3 +371,16 @@ def test_a_callback_that_stops_does_not_cut_the_refit(rotated):
     np.testing.assert_array_equal(
         stopped.weights_["query"]["weight"], planned.weights_["query"]["weight"]
     )
+
+
+def test_validation_data_of_their_own_are_not_trained_on(rotated):
+    """With X_val nothing was held out of X, so there is nothing to refit."""
+    queries, documents = rotated
+    options = {"epochs": 3, "learning_rate": 1e-2, "random_state": 0}
+    weights = [
+        AdapterFinetuner(None, refit=refit, **options)
+        .fit(queries[:180], documents[:180], X_val=queries[180:], y_val=documents[180:])
+        .weights_["query"]["weight"]
+        for refit in (True, False)
+    ]
+    np.testing.assert_array_equal(*weights)
