@@ -2,10 +2,8 @@
 
 import numpy as np
 
-from skembft._utils import check_finite, unit_rows
-
 # elements of the largest temporary score matrix: memory is set by this, not by the data
-_BLOCK = 2**23
+_BLOCK = 2**25
 
 
 def top_k(queries, documents, k, *, exclude=None, cosine=True):
@@ -31,21 +29,16 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
     """
     import torch
 
-    check_finite(queries, "The query vectors")
     n_queries, n_documents = len(queries), len(documents)
     k = min(k, n_documents)
-    q = np.asarray(unit_rows(queries) if cosine else queries, dtype=np.float32)
-    q = torch.from_numpy(np.ascontiguousarray(q))
+    q = _checked(queries, 0, "query", cosine)
     query_step = max(1, min(n_queries, 1024))
     document_step = max(k, _BLOCK // query_step)
     best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
     best_score = torch.empty((n_queries, 0))
     for start in range(0, n_documents, document_step):
-        chunk = np.asarray(documents[start : start + document_step], dtype=np.float32)
-        check_finite(chunk, "The document vectors")
-        chunk = torch.from_numpy(
-            np.ascontiguousarray(unit_rows(chunk) if cosine else chunk)
-        )
+        chunk = documents[start : start + document_step]
+        chunk = _checked(chunk, start, "document", cosine)
         found = []
         for first in range(0, n_queries, query_step):
             scores = q[first : first + query_step] @ chunk.T
@@ -64,15 +57,33 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
     return best_index.numpy(), best_score.numpy()
 
 
+def _checked(vectors, start, role, cosine):
+    """Return finite float32 vectors as a tensor, of unit length for cosines."""
+    import torch
+
+    vectors = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    bad = torch.nonzero(~torch.isfinite(norms))
+    if len(bad):
+        raise ValueError(
+            f"The {role} vectors contain NaN or infinity, first in row "
+            f"{start + int(bad[0, 0])}. Nothing can be ranked by such vectors: check "
+            "the model (has its training diverged?) or the array they come from."
+        )
+    if cosine and (norms - 1).abs().max() > 1e-6:  # most are unit vectors already
+        vectors = vectors / norms.masked_fill(norms == 0, 1)
+    return vectors
+
+
 def _block_top_k(scores, k):
     """Top k of every row, best first, equal scores in order of their index."""
     import torch
 
-    values, index = torch.topk(scores, k, dim=1, sorted=False)
-    # topk takes any of several documents with the score of the k-th: where there are
-    # more of them than places, take the first ones
-    threshold = values.amin(dim=1, keepdim=True)
-    crowded = torch.count_nonzero(scores >= threshold, dim=1) > k
+    # topk takes any of several documents with the score of the k-th; one place more
+    # tells where there are more of them than places, and there the first are taken
+    values, index = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    threshold, index = values[:, k - 1 : k], index[:, :k]
+    crowded = (values[:, k:] == threshold).any(dim=1)
     for row in torch.nonzero(crowded)[:, 0].tolist():
         candidates = torch.nonzero(scores[row] >= threshold[row])[:, 0]
         above = candidates[scores[row, candidates] > threshold[row]]

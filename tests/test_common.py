@@ -21,6 +21,8 @@ from skembft import (
     SentenceEncoder,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
+
 PUBLIC = [AdapterFinetuner, EmbeddingFinetuner, PrecomputedEncoder, SentenceEncoder]
 
 # checks that make no numeric data, run by name on the classes that take texts
