@@ -211,7 +211,7 @@ class AdapterFinetuner(BaseFinetuner):
                     f"The scale of the loss must be a positive number, got {scale!r}."
                 )
         else:
-            check_loss(name, self.loss_params)
+            check_loss(self.loss, self.loss_params)
         check_argument_names(
             self.adapter_params, ["bias"], f"adapter_params of {self.adapter!r}"
         )
@@ -365,7 +365,7 @@ def _fingerprint(encoder):
 
 def apply_weights(weights, vectors):
     """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed."""
-    vectors = unit_rows(np.asarray(vectors, dtype=np.float32)) @ weights["weight"].T
+    vectors = np.asarray(unit_rows(vectors), dtype=np.float32) @ weights["weight"].T
     if "bias" in weights:
         vectors = vectors + weights["bias"]
     return unit_rows(vectors)

@@ -151,7 +151,7 @@ class AdapterTrainer:
         documents = torch.from_numpy(encoded.documents)
         if self.loss_name == "multiple_negatives_ranking":
             return _InfoNCE(self, encoded.data, queries, documents)
-        loss = build_loss(self.loss_name, None, self.settings.loss_params)
+        loss = build_loss(self.settings.loss, None, self.settings.loss_params)
         from_embeddings = loss.compute_loss_from_embeddings
         data, rng = encoded.data, self.rng
         if LOSSES[self.loss_name].needs == "triplets" or not data.labelled:
@@ -193,6 +193,10 @@ class AdapterTrainer:
     def snapshot(self):
         return self.query.weights()
 
+    @staticmethod
+    def is_finite(state):
+        return all(np.isfinite(array).all() for array in state.values())
+
     def attributes(self, state=None):
         """The fitted attributes of a state, by default of the weights as they are."""
         state = self.snapshot() if state is None else state
@@ -232,14 +236,14 @@ class _InfoNCE:
             candidates, column_of = self.documents[columns], self.column_of.copy()
             column_of[columns] = np.arange(len(columns))
         target = column_of[document_index]
-        mask = torch.zeros(len(query_index), len(candidates), dtype=torch.bool)
-        mask[self.data.relevance.known_positives(query_index, column_of)] = True
-        mask[np.arange(len(target)), target] = False
+        row, column = self.data.relevance.known_positives(query_index, column_of)
+        other = column != target[row]
         trainer = self.trainer
         q = trainer.adapt(trainer.query, self.queries[query_index])
         if trainer.document is trainer.query:
             candidates = trainer.adapt(trainer.document, candidates)
-        logits = (self.scale * (q @ candidates.T)).masked_fill(mask, -torch.inf)
+        logits = self.scale * (q @ candidates.T)
+        logits[row[other], column[other]] = -torch.inf
         return F.cross_entropy(logits, torch.from_numpy(target))
 
     def _batch_columns(self, query_index, document_index):

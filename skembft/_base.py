@@ -20,7 +20,13 @@ from skembft._losses import LOSSES
 from skembft._measures import check_metrics
 from skembft._ranking import top_k
 from skembft._scoring import item_kind, read_data, score_estimator, score_vectors
-from skembft._training import HISTORY_METRICS, EpochTasks, Monitor, hold_out
+from skembft._training import (
+    DIVERGED,
+    HISTORY_METRICS,
+    EpochTasks,
+    Monitor,
+    hold_out,
+)
 from skembft._utils import DocLink
 from skembft._version import __version__
 
@@ -110,6 +116,8 @@ class BaseFinetuner(
             state = trainer.train(
                 everything, self._monitor(trainer, None), monitor.best_epoch
             )
+        if not trainer.is_finite(state):  # the last step is never seen by a loss
+            raise ValueError(DIVERGED)
         self._keep(trainer, state, monitor)
         tasks.close()
         return self
@@ -142,7 +150,7 @@ class BaseFinetuner(
     def _check_learnable(self, data):
         name = self._find_loss()
         needs = "positives" if name is None else LOSSES[name].needs
-        takes_zeros = data.labelled and needs == "labels"
+        takes_zeros = data.labelled and (name is None or needs == "labels")
         in_batch = needs == "positives" and self.negatives == "batch"
         if (
             name is not None

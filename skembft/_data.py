@@ -1,6 +1,6 @@
 """The internal representation of all forms of data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -24,6 +24,8 @@ class RetrievalData:
         What the rows say, row by row, most relevant document first.
     pool : ndarray
         Indices of the documents that training may see.
+    corpus : ndarray
+        Indices of those that were passed as corpus=, which stay in the pool.
     n_negatives : int
         Explicit negatives of an example: the width of a table less 2, or 1 when
         some document was judged not relevant.
@@ -39,6 +41,7 @@ class RetrievalData:
     example_document: np.ndarray
     example_grade: np.ndarray
     pool: np.ndarray
+    corpus: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     n_negatives: int = 0
     labelled: bool = False
 
@@ -77,7 +80,7 @@ class RetrievalData:
             example_row=new_row[self.example_row[kept]],
             example_document=self.example_document[kept],
             example_grade=self.example_grade[kept],
-            pool=np.setdiff1d(self.pool, dropped),
+            pool=np.setdiff1d(self.pool, np.setdiff1d(dropped, self.corpus)),
         )
 
     def query_weights(self, sample_weight):
@@ -130,8 +133,7 @@ class RetrievalData:
 
     def check_negatives(self):
         """Raise an error unless every query has a document that is not relevant."""
-        own = self.relevance.self_index is not None  # the row itself is no negative
-        without = np.flatnonzero(self.relevance.n_relevant + own >= len(self.pool))
+        without = np.flatnonzero(self.relevance.fills(self.pool))
         if len(without):
             raise ValueError(
                 "Every document is relevant to the query "

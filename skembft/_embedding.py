@@ -10,6 +10,7 @@ from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
 from skembft._inputs import check_items, check_queries
 from skembft._losses import check_loss, find_loss
+from skembft._utils import check_finite
 
 
 class EmbeddingFinetuner(BaseFinetuner):
@@ -195,7 +196,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         super()._check_settings()
         name = self._find_loss()
         if name is not None:
-            check_loss(name, self.loss_params)
+            check_loss(self.loss, self.loss_params)
         elif self.loss_params:
             raise InvalidParameterError(
                 "loss_params go with a loss by name or class; a callable sets the "
@@ -203,8 +204,10 @@ class EmbeddingFinetuner(BaseFinetuner):
             )
 
     def _open(self, data, X, y, corpus, rng):
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
         from skembft._embedding_training import ModelTrainer
-        from skembft._models import ModelOptions, end_in_normalize, load_model
+        from skembft._models import ModelOptions, ends_in_normalize, load_model
 
         model = load_model(
             ModelOptions(
@@ -215,8 +218,8 @@ class EmbeddingFinetuner(BaseFinetuner):
                 device=self.device,
             )
         )
-        if self.normalize:
-            end_in_normalize(model)
+        if self.normalize and not ends_in_normalize(model):
+            model.append(Normalize())
         return ModelTrainer(self, model, rng)
 
     # ---- use
@@ -254,7 +257,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         return self._encode(check_items(D, "D", "text"), "document")
 
     def _encode(self, texts, role):
-        from skembft._models import encode, resolve_prompt
+        from skembft._models import encode, ends_in_normalize, resolve_prompt
 
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         vectors = encode(
@@ -262,9 +265,10 @@ class EmbeddingFinetuner(BaseFinetuner):
             list(distinct),
             role=role,
             prompt=resolve_prompt(self.model_, None, role),
-            normalize=self.normalize,
+            normalize=ends_in_normalize(self.model_),  # as it was in fit
             precision=self.precision,
         )
+        check_finite(vectors, "The vectors of the model")
         return vectors[np.array([distinct[text] for text in texts], dtype=int)]
 
     def __getstate__(self):
@@ -280,9 +284,13 @@ class EmbeddingFinetuner(BaseFinetuner):
         if isinstance(packed, bytes):
             from skembft._embedding_training import unpack_model
 
-            names = ("truncate_dim", "trust_remote_code", "device")
-            options = {name: state[name] for name in names}
-            state = {**state, "model_": unpack_model(packed, **options)}
+            model = unpack_model(
+                packed,
+                truncate_dim=state["embedding_dim_"],
+                trust_remote_code=state["trust_remote_code"],
+                device=state["device"],
+            )
+            state = {**state, "model_": model}
         super().__setstate__(state)
 
     def __sklearn_is_fitted__(self):

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback
 
 from skembft._data import RetrievalData
-from skembft._losses import LOSSES, build_loss
+from skembft._losses import LOSSES, build_loss, name_of_class
 from skembft._models import (
     encode,
     is_available,
@@ -90,16 +90,15 @@ class ModelTrainer:
         settings = self.settings
         name = settings._find_loss()
         if name is not None:
-            return build_loss(name, self.model, settings.loss_params), name
+            return build_loss(settings.loss, self.model, settings.loss_params), name
         loss = settings.loss(self.model)
-        for cls in type(loss).__mro__:
-            for name, spec in LOSSES.items():
-                if spec.class_name == cls.__name__:
-                    return loss, name
-        raise ValueError(
-            f"loss made a {type(loss).__name__}; what it needs is known only of "
-            f"{[spec.class_name for spec in LOSSES.values()]} and their subclasses."
-        )
+        name = name_of_class(type(loss))
+        if name is None:
+            raise ValueError(
+                f"loss made a {type(loss).__name__}; what it needs is known only of "
+                f"{[spec.class_name for spec in LOSSES.values()]} and their subclasses."
+            )
+        return loss, name
 
     def _arguments(self, directory, examples, n_batches):
         settings = self.settings
@@ -108,7 +107,7 @@ class ModelTrainer:
             column: self.prompts["query" if column == "anchor" else "document"]
             for column in examples.columns
         }
-        return SentenceTransformerTrainingArguments(
+        arguments = SentenceTransformerTrainingArguments(
             output_dir=directory,
             per_device_train_batch_size=settings.batch_size,
             num_train_epochs=settings.epochs,
@@ -125,6 +124,9 @@ class ModelTrainer:
             report_to="none",
             disable_tqdm=True,
         )
+        # one process trains on one device: DataParallel would multiply the batch size
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
 
     def vectors(self, texts):
         """Vectors of the distinct queries and documents by the model as it is."""
@@ -148,6 +150,10 @@ class ModelTrainer:
 
     def snapshot(self):
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    @staticmethod
+    def is_finite(state):
+        return all(torch.isfinite(tensor).all() for tensor in state.values())
 
     def attributes(self, state=None):
         """The fitted attributes of a state, by default of the weights as they are."""
@@ -261,9 +267,12 @@ class KnownPositivesMasked(nn.Module):
 
     def _masked_similarity(self, a, b):
         scores = self.similarity(a, b)
-        if self.mask is None or scores.shape != self.mask.shape:
+        if self.mask is None:
             return scores
-        return scores.masked_fill(self.mask, -torch.inf)
+        # queries × documents; queries × positives or queries; documents × positives
+        masks = (self.mask, self.mask[:, : len(self.mask)], self.mask.T)
+        mask = next(mask for mask in masks if mask.shape == scores.shape)
+        return scores.masked_fill(mask, -torch.inf)
 
 
 class _QuietTrainer(SentenceTransformerTrainer):
@@ -304,6 +313,9 @@ class _Watch(TrainerCallback):
         if self.trainer.tasks.end(self.trainer.attributes):
             self._evaluate(state, control)
             control.should_training_stop = True
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._evaluate(state, control)
 
     def _evaluate(self, state, control):
         if self.losses:  # nothing to say twice of the same step

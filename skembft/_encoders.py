@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import OrderedDict
 from numbers import Integral
 
 import numpy as np
@@ -50,6 +51,7 @@ class _Store:
     """Vectors of texts, each encoded once; the oldest go when there is no room."""
 
     def __init__(self):
+        self.lock = threading.RLock()
         self.rows = {}  # text -> row of vectors
         self.vectors = np.empty((0, 0), dtype=np.float32)
         self.size = 0  # rows in use; the array grows by doubling
@@ -77,20 +79,26 @@ class _Store:
         self.size = needed
 
     def _trim(self, max_bytes):
-        drop = self.size - max_bytes // max(self.vectors[:1].nbytes, 1)
-        if drop > 0:
+        most = max_bytes // max(self.vectors[:1].nbytes, 1)
+        if self.size > most:
+            drop = self.size - 3 * most // 4  # room for more, or each text would trim
             self.vectors = self.vectors[drop : self.size].copy()
             self.size -= drop
             self.rows = {t: row - drop for t, row in self.rows.items() if row >= drop}
 
 
-_stores = {}
+_MAX_STORES = 16  # models, prompts and settings whose vectors a process keeps
+_stores = OrderedDict()
 _stores_lock = threading.Lock()
 
 
 def _store(key):
     with _stores_lock:
-        return _stores.setdefault(key, _Store())
+        store = _stores.setdefault(key, _Store())
+        _stores.move_to_end(key)
+        while len(_stores) > _MAX_STORES:
+            _stores.popitem(last=False)
+        return store
 
 
 class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
@@ -315,19 +323,20 @@ class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
         loaded = self._loaded()
 
         def encode(new):
-            return _models.encode(
-                loaded.model,
-                new,
-                role=role,
-                prompt=self._prompt(loaded, role),
-                normalize=self.normalize,
-                precision=self.precision,
-            )
+            with loaded.lock:  # tokenizers are not for several threads
+                return _models.encode(
+                    loaded.model,
+                    new,
+                    role=role,
+                    prompt=self._prompt(loaded, role),
+                    normalize=self.normalize,
+                    precision=self.precision,
+                )
 
         if not texts:
             return np.empty((0, self._dimension()), dtype=np.float32)
-        with loaded.lock:  # threads of a search wait instead of encoding twice
-            store = _store(self._store_key(loaded, role))
+        store = _store(self._store_key(loaded, role))
+        with store.lock:  # threads of a search wait instead of encoding twice
             return store.get(texts, encode, self.max_store_bytes)
 
     def __sklearn_is_fitted__(self):

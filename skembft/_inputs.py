@@ -82,7 +82,7 @@ def _frame_rows(frame, X="X"):
             "negatives, 'negative…', and nothing else"
             + (f"; missing: {missing}" if missing else "")
             + (f"; not expected: {unknown}" if unknown else "")
-            + ". Rename or select columns, or pass a single column as X and y."
+            + f". Rename or select columns, or pass a single column as {X}."
         )
     columns = [
         to_list(frame[name], f"X[{name!r}]")
@@ -251,9 +251,10 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
             example_row.append(i)
             example_document.append(document_index[document])
             example_grade.append(grade)
+    named = []
     if corpus is not None:
-        for document in check_items(corpus, f"corpus{suffix}", kind):
-            document_index[document]  # noqa: B018 (numbers the document)
+        documents = check_items(corpus, f"corpus{suffix}", kind)
+        named = [document_index[document] for document in documents]
     _warn_empty(query_index, document_index)
 
     row_query = np.asarray(row_query)
@@ -275,6 +276,7 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
         example_document=example_document,
         example_grade=example_grade,
         pool=np.arange(len(document_index)),
+        corpus=np.asarray(named, dtype=np.int64),
         n_negatives=n_negatives or int(relevance.negative.nnz > 0),
         labelled=is_table and y is not None,
     )
@@ -425,6 +427,7 @@ def _paired_vectors(X, y, corpus, suffix):
         example_document=example_document,
         example_grade=grades,
         pool=np.arange(len(documents)),
+        corpus=at[len(Y) :],
     )
 
 

@@ -52,25 +52,19 @@ def find_loss(loss, supported=tuple(LOSSES)):
     if isinstance(loss, str):
         name = loss
     elif isinstance(loss, type):
-        name = _NAME_OF.get(loss.__name__, loss.__name__)
+        name = name_of_class(loss) or loss.__name__
     else:
         return None
     if name not in supported:
-        raise InvalidParameterError(
-            f"Unknown loss {name!r}. {nearest(name, supported)}"
-        )
+        hint = nearest(name, supported)
+        raise InvalidParameterError(f"Unknown loss {name!r}. {hint}")
     return name
 
 
-def loss_arguments(name, loss_params):
-    """Merge `loss_params` into our defaults, refusing names the loss does not have."""
-    from sentence_transformers.sentence_transformer import losses
-
-    spec = LOSSES[name]
-    signature = inspect.signature(getattr(losses, spec.class_name))
-    valid = [p for p in signature.parameters if p != "model"]
-    check_argument_names(loss_params, valid, f"loss_params of the loss {name!r}")
-    return {**spec.defaults, **(loss_params or {})}
+def name_of_class(cls):
+    """Return the name of a loss class or of the one it derives from, or None."""
+    known = (_NAME_OF.get(base.__name__) for base in cls.__mro__)
+    return next((name for name in known if name), None)
 
 
 def check_argument_names(params, valid, what):
@@ -82,19 +76,26 @@ def check_argument_names(params, valid, what):
             )
 
 
-def check_loss(name, loss_params):
+def build_loss(loss, model, loss_params):
+    """Build a loss given by name or class for a model (or for None).
+
+    `loss_params` are merged into our defaults; names it does not have are refused.
+    """
+    from sentence_transformers.sentence_transformer import losses
+
+    name = find_loss(loss)
+    spec = LOSSES[name]
+    cls = loss if isinstance(loss, type) else getattr(losses, spec.class_name)
+    valid = [p for p in inspect.signature(cls).parameters if p != "model"]
+    check_argument_names(loss_params, valid, f"loss_params of the loss {name!r}")
+    return cls(model, **{**spec.defaults, **(loss_params or {})})
+
+
+def check_loss(loss, loss_params):
     """Raise an InvalidParameterError where the loss refuses its arguments."""
     try:
-        build_loss(name, None, loss_params)
+        build_loss(loss, None, loss_params)
     except InvalidParameterError:
         raise
     except (TypeError, ValueError) as error:
-        raise InvalidParameterError(f"loss_params of {name!r}: {error}") from error
-
-
-def build_loss(name, model, loss_params):
-    """Build the Sentence Transformers loss `name` for a model (or for None)."""
-    from sentence_transformers.sentence_transformer import losses
-
-    loss_class = getattr(losses, LOSSES[name].class_name)
-    return loss_class(model, **loss_arguments(name, loss_params))
+        raise InvalidParameterError(f"loss_params of {loss!r}: {error}") from error

@@ -134,11 +134,9 @@ def _first_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def end_in_normalize(model):
-    """Append a Normalize module unless the model ends in one; returns the model."""
-    if not any(isinstance(module, Normalize) for module in list(model)[-1:]):
-        model.append(Normalize())
-    return model
+def ends_in_normalize(model):
+    """Whether the last module of a model is Normalize."""
+    return any(isinstance(module, Normalize) for module in list(model)[-1:])
 
 
 def fingerprint(model):
@@ -240,9 +238,20 @@ def token_batches(lengths, budget):
         start += size
 
 
+_process_state_lock = threading.RLock()
+
+
 @contextmanager
 def isolated_rng():
-    """Restore the global random states of python, numpy and torch on exit."""
+    """Restore the global random states of python, numpy and torch on exit.
+
+    One thread at a time: random states are the process's, and so is accelerate's.
+    """
+    with _process_state_lock:
+        yield from _restored_rng()
+
+
+def _restored_rng():
     python, torch_cpu = random.getstate(), torch.get_rng_state()
     legacy = np.random.get_state()  # noqa: NPY002 (what others may have seeded)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None

@@ -164,7 +164,10 @@ class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
         return np.asarray(matrix[[rows[i] for i in ids]], dtype=np.float32)
 
     def __sklearn_clone__(self):
-        return type(self)(queries=self.queries, documents=self.documents)
+        clone = type(self)(queries=self.queries, documents=self.documents)
+        if hasattr(self, "_sklearn_output_config"):
+            clone._sklearn_output_config = dict(self._sklearn_output_config)
+        return clone
 
     def __getstate__(self):
         state = dict(super().__getstate__())

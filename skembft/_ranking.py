@@ -33,7 +33,7 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
     k = min(k, n_documents)
     q = _checked(queries, 0, "query", cosine)
     query_step = max(1, min(n_queries, 1024))
-    document_step = max(k, _BLOCK // query_step)
+    document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
     best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
     best_score = torch.empty((n_queries, 0))
     for start in range(0, n_documents, document_step):

@@ -80,6 +80,10 @@ class JudgedRelevance:
         """Whether each document is a known positive of its query, elementwise."""
         return self.grades(queries, documents[:, None])[:, 0] > 0
 
+    def fills(self, pool):
+        """Whether all documents of a pool are relevant, for every query."""
+        return self.n_relevant >= len(pool)
+
     def judged_negatives(self, query):
         """Documents judged not relevant to one query."""
         start, stop = self.negative.indptr[query : query + 2]
@@ -122,6 +126,10 @@ class LabelRelevance:
 
     def is_positive(self, queries, documents):
         return self.labels[self.self_index[queries]] == self.labels[documents]
+
+    def fills(self, pool):
+        counts = np.bincount(self.labels[pool], minlength=len(self._counts))
+        return counts[self.labels[self.self_index]] >= len(pool)
 
     def judged_negatives(self, query):
         return np.empty(0, dtype=np.int64)

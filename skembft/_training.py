@@ -14,6 +14,12 @@ HISTORY_METRICS = (
 )
 
 
+DIVERGED = (
+    "The weights became NaN or infinite: training has diverged. Lower learning_rate, "
+    "or check the data and loss_params."
+)
+
+
 class Monitor:
     """The history of a training run, its best state, and when to stop.
 

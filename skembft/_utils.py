@@ -33,6 +33,10 @@ def shorten(value, width=60):
 def unit_rows(vectors):
     """Return the rows of `vectors` scaled to unit length; zero rows stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    if not ((norms > 1e-15) & (norms < 1e15)).all():  # squares over- or underflow
+        largest = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
+        vectors = vectors / np.where(largest == 0, 1, largest)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms == 0, 1, norms)
 
 

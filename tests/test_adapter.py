@@ -384,3 +384,53 @@ def test_validation_data_of_their_own_are_not_trained_on(rotated):
         for refit in (True, False)
     ]
     np.testing.assert_array_equal(*weights)
+
+
+@pytest.mark.parametrize("loss", ["triplet", "cosine_similarity"])
+def test_most_rows_of_one_class(loss):
+    """The few rows of the other class are negatives enough, also after holding out."""
+    X = np.random.RandomState(0).normal(size=(60, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for labels, fraction in (([0] * 57 + [1] * 3, 0.1), ([0, 1] * 30, 0.5)):
+            finetuner = AdapterFinetuner(
+                None, loss=loss, validation_fraction=fraction, epochs=1, random_state=0
+            ).fit(X, labels)
+            assert finetuner.n_iter_ >= 1
+
+
+def test_divergence_in_the_last_step_is_an_error(rotated):
+    with pytest.raises(ValueError, match="diverged|NaN or infinity"):
+        AdapterFinetuner(
+            None,
+            learning_rate=3e37,
+            epochs=2,
+            validation_fraction=None,
+            batch_size=240,
+            weight_decay=1.0,
+        ).fit(*rotated)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_vectors_of_extreme_length_mean_their_direction(rotated, scale):
+    queries, documents = rotated
+    finetuner = AdapterFinetuner(None, epochs=1, validation_fraction=None)
+    finetuner.fit(queries, documents)
+    np.testing.assert_allclose(
+        finetuner.transform(queries.astype(np.float64) * scale),
+        finetuner.transform(queries),
+        atol=1e-6,
+    )
+
+
+def test_documents_named_in_corpus_stay_in_the_pool(rotated):
+    """Held-out queries take their documents along, but not those of `corpus`."""
+    queries, documents = rotated
+    options = {"epochs": 1, "refit": False, "random_state": 0, "learning_rate": 1e-9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        alone = AdapterFinetuner(None, **options).fit(queries, documents)
+        named = AdapterFinetuner(None, **options).fit(
+            queries, documents, corpus=documents
+        )
+    assert named.history_[1]["loss"] > alone.history_[1]["loss"]

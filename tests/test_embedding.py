@@ -1,8 +1,10 @@
 """EmbeddingFinetuner: the bare trainer as the oracle, and nothing left behind."""
 
 import os
+import pickle
 import random
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -359,3 +361,75 @@ def test_callbacks_hear_of_epochs_and_may_stop(bert_model, pairs):
     assert len(Watch.scores) == 2 and Watch.scores[1] > Watch.scores[0]
     assert finetuner.best_epoch_ == 2.0
     assert finetuner.score(*pairs) == pytest.approx(Watch.scores[1])
+
+
+def test_divergence_in_the_last_step_is_an_error(bert_model, pairs):
+    with pytest.raises(ValueError, match="diverged|NaN or infinity"):
+        EmbeddingFinetuner(
+            bert_model,
+            epochs=1,
+            learning_rate=1e37,
+            warmup_ratio=0,
+            batch_size=64,
+            random_state=0,
+        ).fit(*pairs).transform(pairs[0])
+
+
+def test_fits_in_threads_equal_fits_in_turn(bert_model, pairs):
+    """Random states and accelerate's are the process's: fits wait for one another."""
+
+    def fit(_):
+        return EmbeddingFinetuner(bert_model, epochs=1, random_state=0).fit(*pairs)
+
+    with ThreadPoolExecutor(3) as pool:
+        fitted = list(pool.map(fit, range(3)))
+    alone = fit(None)
+    for finetuner in fitted:
+        assert_equal_weights(finetuner.model_, alone.model_)
+
+
+@pytest.mark.parametrize(
+    "directions",
+    [("query_to_doc", "doc_to_query"), ("query_to_doc", "query_to_query")],
+)
+def test_known_positives_are_masked_in_every_direction(bert_model, directions):
+    """With explicit negatives the matrices of the directions differ in shape."""
+    # all queries share the positive: nothing is left to compare with but the negatives
+    rows = [(f"red{i}", "shy1 shy2", f"old{i}") for i in range(6)]
+    apart = [(f"red{i}", f"shy{i} big{i}", f"old{i}") for i in range(6)]
+    options = {"epochs": 1, "evaluation_steps": 1, "random_state": 0}
+
+    def first_loss(data, directions):
+        finetuner = EmbeddingFinetuner(
+            bert_model, loss_params={"directions": directions}, **options
+        )
+        return finetuner.fit(data).history_[1]["loss"]
+
+    further = first_loss(apart, directions) - first_loss(apart, ("query_to_doc",))
+    assert further > 0.1
+    masked = first_loss(rows, directions) - first_loss(rows, ("query_to_doc",))
+    assert masked < further
+
+
+def test_use_does_not_depend_on_parameters_changed_after_fit(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(
+        bert_model, epochs=1, normalize=False, random_state=0
+    ).fit(*pairs)
+    before = finetuner.transform(pairs[0])
+    finetuner.set_params(normalize=True, truncate_dim=8)
+    np.testing.assert_array_equal(finetuner.transform(pairs[0]), before)
+    again = pickle.loads(pickle.dumps(finetuner))
+    np.testing.assert_allclose(again.transform(pairs[0]), before, atol=1e-6)
+
+
+def test_a_subclass_of_a_loss_is_used_as_it_is(bert_model, pairs):
+    class Halved(losses.CosineSimilarityLoss):
+        def forward(self, features, labels):
+            return super().forward(features, labels) / 2
+
+    options = {"epochs": 1, "evaluation_steps": 1, "random_state": 0}
+    whole, half = (
+        EmbeddingFinetuner(bert_model, loss=loss, **options).fit(*pairs)
+        for loss in (losses.CosineSimilarityLoss, Halved)
+    )
+    assert half.history_[1]["loss"] == pytest.approx(whole.history_[1]["loss"] / 2)

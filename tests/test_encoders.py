@@ -92,7 +92,7 @@ def test_the_store_is_bounded(bert_model, texts):
         atol=1e-6,
     )
     sizes = [s.size for key, s in _encoders._stores.items() if "big1 " in key]
-    assert sizes == [10]
+    assert sizes and max(sizes) <= 10
 
 
 def test_batches_hold_a_budget_of_tokens():
