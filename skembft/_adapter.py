@@ -16,7 +16,7 @@ from skembft._encoders import SentenceEncoder
 from skembft._inputs import check_vector_data, check_vectors
 from skembft._losses import check_argument_names, check_loss, find_loss
 from skembft._scoring import item_kind, read_data
-from skembft._utils import unit_rows
+from skembft._utils import tag_text_input, unit_rows
 
 _LOSSES = ("multiple_negatives_ranking", "triplet", "cosine_similarity")
 
@@ -352,9 +352,7 @@ class AdapterFinetuner(BaseFinetuner):
             tags.transformer_tags.preserves_dtype = ["float32"]
         else:
             tags.transformer_tags.preserves_dtype = []
-            tags.input_tags.two_d_array = False
-            tags.input_tags.one_d_array = True
-            tags.input_tags.string = True
+            tag_text_input(tags)
         return tags
 
 

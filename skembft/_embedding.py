@@ -10,7 +10,7 @@ from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
 from skembft._inputs import check_items, check_queries
 from skembft._losses import check_loss, find_loss
-from skembft._utils import check_finite
+from skembft._utils import check_finite, tag_text_input
 
 
 class EmbeddingFinetuner(BaseFinetuner):
@@ -297,9 +297,6 @@ class EmbeddingFinetuner(BaseFinetuner):
         return hasattr(self, "model_")
 
     def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
+        tags = tag_text_input(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.string = True
         return tags

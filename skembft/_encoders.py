@@ -6,19 +6,16 @@ from collections import OrderedDict
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import _fit_context
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
     StrOptions,
 )
 
+from skembft._base_encoder import BaseEncoder
 from skembft._inputs import check_items, check_queries
-from skembft._utils import DocLink, check_finite, feature_names
+from skembft._utils import check_finite
 
 MODEL_CONSTRAINTS = {
     "model_id": [str, os.PathLike],
@@ -101,7 +98,7 @@ def _store(key):
         return store
 
 
-class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
+class SentenceEncoder(BaseEncoder):
     """Encode texts with a frozen Sentence Transformers model, each text once.
 
     Every distinct text is encoded once per process: all encoders of the same model,
@@ -261,19 +258,6 @@ class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
                 _stores.pop(self._store_key(self._loaded(), role), None)
         return self
 
-    def get_feature_names_out(self, input_features=None):
-        """Return names of the dimensions of the vectors.
-
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        names : ndarray of str of shape (d,)
-        """
-        return feature_names(self, self._dimension())
-
     def _dimension(self):
         return self.truncate_dim or self._loaded().dimension
 
@@ -338,14 +322,3 @@ class SentenceEncoder(DocLink, TransformerMixin, BaseEstimator):
         store = _store(self._store_key(loaded, role))
         with store.lock:  # threads of a search wait instead of encoding twice
             return store.get(texts, encode, self.max_store_bytes)
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.string = True
-        return tags

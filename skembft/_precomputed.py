@@ -3,17 +3,14 @@
 from collections.abc import Mapping
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import _fit_context
 
+from skembft._base_encoder import BaseEncoder
 from skembft._inputs import check_items, check_queries, check_vectors
-from skembft._utils import DocLink, check_same_width, feature_names, shorten
+from skembft._utils import check_same_width, shorten
 
 
-class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
+class PrecomputedEncoder(BaseEncoder):
     """Look vectors up by id: an index or an embedding API is adapted without texts.
 
     Parameters
@@ -116,18 +113,8 @@ class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
         """
         return self._look_up(check_items(D, "D", "id"), "documents")
 
-    def get_feature_names_out(self, input_features=None):
-        """Return names of the dimensions of the vectors.
-
-        Parameters
-        ----------
-        input_features : ignored
-
-        Returns
-        -------
-        names : ndarray of str of shape (d,)
-        """
-        return feature_names(self, self._table("queries")[1].shape[1])
+    def _dimension(self):
+        return self._table("queries")[1].shape[1]
 
     def _fingerprint(self):
         return "precomputed"  # the vectors are in the pickle: nothing can have changed
@@ -173,17 +160,6 @@ class PrecomputedEncoder(DocLink, TransformerMixin, BaseEstimator):
         state = dict(super().__getstate__())
         state.pop("_tables", None)
         return state
-
-    def __sklearn_is_fitted__(self):
-        return True
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.two_d_array = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.string = True
-        return tags
 
 
 class _ShownDict(dict):

@@ -63,13 +63,12 @@ def check_same_width(queries, documents):
         )
 
 
-def feature_names(estimator, n_features):
-    """Return what ClassNamePrefixFeaturesOutMixin would, without a property.
-
-    scikit-learn's HTML representation reads every property: none may load a model.
-    """
-    prefix = type(estimator).__name__.lower()
-    return np.asarray([f"{prefix}{i}" for i in range(n_features)], dtype=object)
+def tag_text_input(tags):
+    """Mark scikit-learn's tags of an estimator whose X is a list of texts or ids."""
+    tags.input_tags.two_d_array = False
+    tags.input_tags.one_d_array = True
+    tags.input_tags.string = True
+    return tags
 
 
 class DocLink:
