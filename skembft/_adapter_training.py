@@ -79,7 +79,7 @@ class AdapterTrainer:
         """Train from the identity; return the state that the monitor chose."""
         settings = self.settings
         self.query = ResidualLinear(self.dim, **(settings.adapter_params or {}))
-        self.document = self.query if settings.side == "both" else nn.Identity()
+        self.document = self.query if settings.side == "both" else None
         self.optimizer = torch.optim.AdamW(
             self.query.parameters(),
             lr=settings.learning_rate,
@@ -154,7 +154,8 @@ class AdapterTrainer:
         loss = build_loss(self.settings.loss, None, self.settings.loss_params)
         from_embeddings = loss.compute_loss_from_embeddings
         data, rng = encoded.data, self.rng
-        if LOSSES[self.loss_name].needs == "triplets" or not data.labelled:
+        spec = LOSSES[self.loss_name]
+        if spec.draws_negatives(data, self.settings.negatives):
             data.check_negatives()  # again: held-out documents are not in the pool
 
         def embed(query_index, *document_indices):
@@ -172,11 +173,12 @@ class AdapterTrainer:
             columns = embed(query_index, document_index)
             return from_embeddings(columns, torch.from_numpy(labels).float())
 
-        return triplet if LOSSES[self.loss_name].needs == "triplets" else labelled
+        return triplet if spec.needs == "triplets" else labelled
 
     @staticmethod
     def adapt(module, vectors):
-        return F.normalize(module(vectors), dim=1)
+        """Unit vectors; where there is no layer they are so already."""
+        return vectors if module is None else F.normalize(module(vectors), dim=1)
 
     # ---- what the monitor and the estimator ask for
 
@@ -240,8 +242,7 @@ class _InfoNCE:
         other = column != target[row]
         trainer = self.trainer
         q = trainer.adapt(trainer.query, self.queries[query_index])
-        if trainer.document is trainer.query:
-            candidates = trainer.adapt(trainer.document, candidates)
+        candidates = trainer.adapt(trainer.document, candidates)
         logits = self.scale * (q @ candidates.T)
         logits[row[other], column[other]] = -torch.inf
         return F.cross_entropy(logits, torch.from_numpy(target))

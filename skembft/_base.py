@@ -21,10 +21,10 @@ from skembft._measures import check_metrics
 from skembft._ranking import top_k
 from skembft._scoring import item_kind, read_data, score_estimator, score_vectors
 from skembft._training import (
-    DIVERGED,
     HISTORY_METRICS,
     EpochTasks,
     Monitor,
+    diverged,
     hold_out,
 )
 from skembft._utils import DocLink
@@ -117,7 +117,7 @@ class BaseFinetuner(
                 everything, self._monitor(trainer, None), monitor.best_epoch
             )
         if not trainer.is_finite(state):  # the last step is never seen by a loss
-            raise ValueError(DIVERGED)
+            raise diverged("The weights became NaN or infinite")
         self._keep(trainer, state, monitor)
         tasks.close()
         return self
@@ -168,7 +168,7 @@ class BaseFinetuner(
                 "no query has a relevant document (a grade or label above 0, or "
                 "another row of the same class)."
             )
-        if (needs != "positives" or self.negatives == "random") and not takes_zeros:
+        if name is not None and LOSSES[name].draws_negatives(data, self.negatives):
             data.check_negatives()
 
     def _split(self, everything, rng):

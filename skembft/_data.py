@@ -63,11 +63,12 @@ class RetrievalData:
         new_row = np.full(len(self.row_query), -1)
         new_row[rows] = np.arange(len(rows))
         kept = new_row[self.example_row] >= 0
-        dropped = np.setdiff1d(
-            self.example_document[~kept], self.example_document[kept]
-        )
         if isinstance(self.relevance, LabelRelevance):
             dropped = np.setdiff1d(self.pool, self.relevance.self_index[queries])
+        else:
+            dropped = np.setdiff1d(
+                self.example_document[~kept], self.example_document[kept]
+            )
         if isinstance(self.queries, np.ndarray):
             kept_queries = self.queries[queries]
         else:

@@ -1,7 +1,5 @@
 """Fine-tuning of a whole Sentence Transformers model."""
 
-import os
-
 import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_is_fitted
@@ -209,15 +207,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         from skembft._embedding_training import ModelTrainer
         from skembft._models import ModelOptions, ends_in_normalize, load_model
 
-        model = load_model(
-            ModelOptions(
-                model_id=os.fspath(self.model_id),
-                max_seq_length=self.max_seq_length,
-                truncate_dim=self.truncate_dim,
-                trust_remote_code=self.trust_remote_code,
-                device=self.device,
-            )
-        )
+        model = load_model(ModelOptions.of(self))
         if self.normalize and not ends_in_normalize(model):
             model.append(Normalize())
         return ModelTrainer(self, model, rng)

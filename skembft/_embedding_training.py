@@ -177,9 +177,8 @@ class Examples:
 
     @classmethod
     def of(cls, data, spec, settings, rng):
-        derives_labels = spec.needs == "labels" and not data.labelled
-        random = spec.needs == "positives" and settings.negatives == "random"
-        if spec.needs == "triplets" or derives_labels or random:
+        draws = spec.draws_negatives(data, settings.negatives)
+        if draws:
             data.check_negatives()  # again: held-out documents are not in the pool
         if spec.needs == "labels":
             queries, documents, labels = data.labelled_pairs(settings.use_all_docs, rng)
@@ -187,9 +186,7 @@ class Examples:
                 labels = (labels > 0).astype(np.int64)
             return cls(data, queries, documents[:, None], labels)
         queries, positives = data.positive_pairs(settings.use_all_docs, rng)
-        count = data.n_negatives
-        if spec.needs == "triplets" or random:
-            count = max(count, 1)
+        count = max(data.n_negatives, int(draws))
         negatives = data.negatives(queries, count, rng)
         if spec.needs == "triplets":
             queries, positives = np.repeat(queries, count), np.repeat(positives, count)
@@ -331,7 +328,7 @@ def pack_model(model):
     with tempfile.TemporaryDirectory() as directory, no_progress_bar():
         model.save_pretrained(directory, create_model_card=False)
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-            for path in sorted(_files(directory)):
+            for path in sorted(Path(directory).rglob("*")):
                 archive.write(path, path.relative_to(directory))
     return buffer.getvalue()
 
@@ -347,7 +344,3 @@ def unpack_model(packed, *, truncate_dim, trust_remote_code, device):
             trust_remote_code=trust_remote_code,
             device=device if is_available(device) else None,
         ).eval()
-
-
-def _files(directory):
-    return [path for path in Path(directory).rglob("*") if path.is_file()]

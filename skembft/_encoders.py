@@ -271,16 +271,7 @@ class SentenceEncoder(BaseEncoder):
         from skembft._models import ModelOptions, load_shared
 
         self._validate_params()
-        return load_shared(
-            ModelOptions(
-                model_id=os.fspath(self.model_id),
-                max_seq_length=self.max_seq_length,
-                truncate_dim=self.truncate_dim,
-                trust_remote_code=self.trust_remote_code,
-                device=self.device,
-                backend=self.backend,
-            )
-        )
+        return load_shared(ModelOptions.of(self))
 
     def _prompt(self, loaded, role):
         from skembft._models import resolve_prompt

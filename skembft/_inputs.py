@@ -53,11 +53,8 @@ def to_list(values, name):
         )
     if isinstance(values, np.ndarray) and values.ndim == 0:
         raise TypeError(f"{name} is a 0-d array; pass a list.")
-    for method in (
-        "to_pylist",
-        "tolist",
-        "to_list",
-    ):  # pyarrow, numpy and pandas, polars
+    # of pyarrow; of numpy and pandas; of polars
+    for method in ("to_pylist", "tolist", "to_list"):
         if hasattr(values, method):
             return getattr(values, method)()
     return list(values)
@@ -68,7 +65,7 @@ def _is_frame(values):
     return columns and not isinstance(values, str)
 
 
-def _frame_rows(frame, X="X"):
+def _frame_rows(frame, X):
     """Rows (query, document, negative, …) of a DataFrame with those columns."""
     names = getattr(frame, "column_names", None) or list(frame.columns)
     negatives = sorted(
@@ -85,7 +82,7 @@ def _frame_rows(frame, X="X"):
             + f". Rename or select columns, or pass a single column as {X}."
         )
     columns = [
-        to_list(frame[name], f"X[{name!r}]")
+        to_list(frame[name], f"{X}[{name!r}]")
         for name in ("query", "document", *negatives)
     ]
     return list(zip(*columns, strict=True))
@@ -98,8 +95,7 @@ def _natural_key(name):
 
 def _rows_of(X, name="X"):
     """Return (rows, is_table): rows of items, or the items of a 1-D X."""
-    is_frame = _is_frame(X)
-    rows = _frame_rows(X, name) if is_frame else to_list(X, name)
+    rows = _frame_rows(X, name) if _is_frame(X) else to_list(X, name)
     if not rows:
         raise ValueError(f"{name} is empty: found 0 sample(s), at least 1 is required.")
     is_table = isinstance(rows[0], list | tuple | np.ndarray)

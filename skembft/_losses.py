@@ -30,6 +30,12 @@ class LossSpec:
     binary: bool = False
     defaults: dict = field(default_factory=dict)
 
+    def draws_negatives(self, data, negatives):
+        """Whether single negatives are drawn, so that every query must have one."""
+        if self.needs == "labels":
+            return not data.labelled
+        return self.needs == "triplets" or negatives == "random"
+
 
 LOSSES = {
     "multiple_negatives_ranking": LossSpec("MultipleNegativesRankingLoss", "positives"),

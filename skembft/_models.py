@@ -6,7 +6,7 @@ import random
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,13 @@ class ModelOptions:
     trust_remote_code: bool = False
     device: str | None = None
     backend: str = "torch"
+
+    @classmethod
+    def of(cls, estimator):
+        """The options that an estimator has as parameters of the same names."""
+        names = [f.name for f in fields(cls) if hasattr(estimator, f.name)]
+        options = {name: getattr(estimator, name) for name in names}
+        return cls(**{**options, "model_id": os.fspath(estimator.model_id)})
 
 
 @dataclass

@@ -2,14 +2,16 @@
 
 import numpy as np
 
+from skembft._utils import check_finite, unit_rows
+
 # elements of the largest temporary score matrix: memory is set by this, not by the data
 _BLOCK = 2**25
 
 
-def top_k(queries, documents, k, *, exclude=None, cosine=True):
+def top_k(queries, documents, k, *, exclude=None):
     """Return the `k` best documents of every query, best first.
 
-    Scores are cosines (or dot products); ties are broken by the order of documents.
+    Scores are cosines; ties are broken by the order of documents.
 
     Parameters
     ----------
@@ -19,7 +21,6 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
         Capped at the number of documents.
     exclude : ndarray of shape (n_queries,) or None
         Index of one document that each query must not retrieve.
-    cosine : bool
 
     Returns
     -------
@@ -31,14 +32,14 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
 
     n_queries, n_documents = len(queries), len(documents)
     k = min(k, n_documents)
-    q = _checked(queries, 0, "query", cosine)
+    q = _unit_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, 1024))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
     best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
     best_score = torch.empty((n_queries, 0))
     for start in range(0, n_documents, document_step):
         chunk = documents[start : start + document_step]
-        chunk = _checked(chunk, start, "document", cosine)
+        chunk = _unit_tensor(chunk, start, "document")
         found = []
         for first in range(0, n_queries, query_step):
             scores = q[first : first + query_step] @ chunk.T
@@ -57,22 +58,20 @@ def top_k(queries, documents, k, *, exclude=None, cosine=True):
     return best_index.numpy(), best_score.numpy()
 
 
-def _checked(vectors, start, role, cosine):
-    """Return finite float32 vectors as a tensor, of unit length for cosines."""
+def _unit_tensor(vectors, start, role):
+    """Return float32 vectors of unit length as a tensor, or name the first bad row."""
     import torch
 
-    vectors = torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    bad = torch.nonzero(~torch.isfinite(norms))
-    if len(bad):
-        raise ValueError(
-            f"The {role} vectors contain NaN or infinity, first in row "
-            f"{start + int(bad[0, 0])}. Nothing can be ranked by such vectors: check "
-            "the model (has its training diverged?) or the array they come from."
-        )
-    if cosine and (norms - 1).abs().max() > 1e-6:  # most are unit vectors already
-        vectors = vectors / norms.masked_fill(norms == 0, 1)
-    return vectors
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    tensor = torch.from_numpy(vectors)
+    norms = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
+    # not finite, or so long or short that squares over- or underflow
+    if not ((norms > 1e-15) & (norms < 1e15)).all():
+        check_finite(vectors, f"The {role} vectors", start)
+        return torch.from_numpy(unit_rows(vectors))
+    if (norms - 1).abs().max() > 1e-6:  # most are unit vectors already
+        tensor = tensor / norms.masked_fill(norms == 0, 1)
+    return tensor
 
 
 def _block_top_k(scores, k):

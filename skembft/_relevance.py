@@ -104,7 +104,6 @@ class LabelRelevance:
         self.self_index = np.arange(len(labels)) if rows is None else rows
         self._members = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels)
-        self._starts = np.cumsum(self._counts) - self._counts
 
     @property
     def n_relevant(self):

@@ -9,7 +9,7 @@ from skembft._ranking import top_k
 from skembft._utils import check_same_width
 
 
-def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosine=True):
+def score_vectors(queries, documents, relevance, metrics, *, weights=None):
     """Mean metrics over the queries that have a relevant document.
 
     Parameters
@@ -39,7 +39,6 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None, cosin
         documents,
         depth,
         exclude=None if exclude is None else exclude[kept],
-        cosine=cosine,
     )
     values = per_query(
         metrics,
@@ -85,5 +84,4 @@ def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None
         data.relevance,
         metrics,
         weights=data.query_weights(sample_weight),
-        cosine=getattr(estimator, "_similarity", "cosine") == "cosine",
     )

@@ -14,10 +14,12 @@ HISTORY_METRICS = (
 )
 
 
-DIVERGED = (
-    "The weights became NaN or infinite: training has diverged. Lower learning_rate, "
-    "or check the data and loss_params."
-)
+def diverged(what):
+    """Return the error that says that training has diverged, and what to do."""
+    return ValueError(
+        f"{what}: training has diverged. Lower learning_rate, or check the data and "
+        "loss_params."
+    )
 
 
 class Monitor:
@@ -56,10 +58,7 @@ class Monitor:
     def update(self, step, epoch, loss):
         """Record an evaluation; return whether training should stop."""
         if not np.isfinite(loss):
-            raise ValueError(
-                f"The training loss became {loss} before step {step}: training has "
-                "diverged. Lower learning_rate, or check the data and loss_params."
-            )
+            raise diverged(f"The training loss became {loss} before step {step}")
         self._record(step, epoch, float(loss))
         if self.validate is None:
             return False

@@ -947,6 +947,12 @@ def test_holding_out_queries_makes_no_positive_a_negative(loss):
         known_positives_are_no_negatives(estimator, X, [0, 0, 0, 1, 1], 0)
 
 
+def test_columns_of_validation_frames_are_named(static_model):
+    frame = pd.DataFrame({"query": ["red0"], "document": ["red1"], "id": [1]})
+    with pytest.raises(ValueError, match="not expected: .'id'.*as X_val"):
+        adapter(static_model).fit(["red0"], ["red1"], X_val=frame)
+
+
 @pytest.mark.filterwarnings("ignore:Training did not help")
 def test_holding_out_queries_of_the_whole_model(static_model):
     queries, documents = ["red0 red1", "old0 old1"], ["red1 red0", "old1 old0"]
