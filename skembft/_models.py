@@ -1,23 +1,25 @@
 """Loading and running Sentence Transformers models. Imports torch: import it lazily."""
 
-import hashlib
 import os
-import random
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Router
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.util import get_device_name
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from skembft._model_files import cannot_load, choose_prompt, find_model
+from skembft._rng import isolated_rng
+
 _MAX_LOADED = 4  # models kept in memory by one process
-_CPU_TOKENS, _GPU_TOKENS = 2048, 65536  # of a batch, padding included
+_CPU_TOKENS, _GPU_TOKENS = 1024, 65536  # of a batch; on CPUs more outgrow the cache
+_PORTION = 32  # batches whose vectors are stored together
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,7 @@ class LoadedModel:
     """A frozen model shared by all encoders of a process."""
 
     model: SentenceTransformer
-    fingerprint: str
     lock: threading.RLock = field(default_factory=threading.RLock)
-
-    @property
-    def dimension(self):
-        return self.model.get_embedding_dimension()
-
-    @property
-    def has_routes(self):
-        """Whether queries and documents take different ways through the model."""
-        return any(isinstance(module, Router) for module in self.model)
 
 
 _loaded = OrderedDict()
@@ -63,27 +55,28 @@ _loaded_lock = threading.RLock()
 
 def load_shared(options):
     """Load a model once per process; a directory that changed is loaded again."""
-    key = (options, _stamp(options.model_id))
     with _loaded_lock:
-        if key not in _loaded:
+        files = find_model(options.model_id)
+        if files is None:
             model = load_model(options)
+            key = _loaded_key(options, find_model(options.model_id, loaded=True))
+        else:
+            key = _loaded_key(options, files)
+            if key not in _loaded:
+                model = load_model(options, files.revision)
+        if key not in _loaded:
             model.eval().requires_grad_(False)
-            _loaded[key] = LoadedModel(model, fingerprint(model))
+            _loaded[key] = LoadedModel(model)
             while len(_loaded) > _MAX_LOADED:
                 _loaded.popitem(last=False)
         _loaded.move_to_end(key)
         return _loaded[key]
 
 
-def _stamp(model_id):
-    """Names, sizes and times of a local directory's files; None for a hub name."""
-    root = Path(model_id)
-    if not root.is_dir():
-        return None
-    paths = [*root.glob("*"), *root.glob("*/*")]  # of the model and of its modules
-    files = sorted(path for path in paths if path.is_file())
-    stats = [(path, path.stat()) for path in files]
-    return tuple((str(p), s.st_size, s.st_mtime_ns) for p, s in stats)
+def _loaded_key(options, files):
+    return options, files and files.fingerprint(
+        backend=options.backend, trust_remote_code=options.trust_remote_code
+    )
 
 
 def is_available(device):
@@ -94,8 +87,11 @@ def is_available(device):
         return False
 
 
-def load_model(options):
-    """Load a Sentence Transformer, or raise an OSError that says what to do."""
+def load_model(options, revision=None):
+    """Load a Sentence Transformer, or raise an OSError that says what to do.
+
+    `revision` is a commit of a model on the hub; None means the newest.
+    """
     if not is_available(options.device):
         raise ValueError(
             f"device={options.device!r} is not available on this machine; pass None to "
@@ -106,6 +102,7 @@ def load_model(options):
         with no_progress_bar(), isolated_rng():
             model = SentenceTransformer(
                 model_id,
+                revision=revision,
                 device=options.device,
                 trust_remote_code=options.trust_remote_code,
                 truncate_dim=options.truncate_dim,
@@ -114,12 +111,7 @@ def load_model(options):
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise
-        where = "directory" if os.path.isdir(model_id) else "model"
-        raise OSError(
-            f"Could not load the {where} {model_id!r}: {_first_line(error)} Check "
-            "the spelling and the network (HF_HUB_OFFLINE?), or pass a directory that "
-            "SentenceTransformer.save_pretrained wrote."
-        ) from error
+        raise cannot_load(model_id, _first_line(error)) from error
     if options.max_seq_length is not None:
         model.max_seq_length = options.max_seq_length
     return model
@@ -146,22 +138,6 @@ def ends_in_normalize(model):
     return any(isinstance(module, Normalize) for module in list(model)[-1:])
 
 
-def fingerprint(model):
-    """Hash of everything that determines a model's vectors: modules and weights."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, module in model.named_children():
-        config = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
-        digest.update(
-            repr((name, type(module).__name__, sorted(config.items()))).encode()
-        )
-    digest.update(repr((model.max_seq_length, sorted(model.prompts.items()))).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def has_bf16(device):
     """Whether a device computes bfloat16 natively (elsewhere it would be slower)."""
     device = torch.device(device)
@@ -173,47 +149,62 @@ def has_bf16(device):
     return False
 
 
-def resolve_precision(precision, device):
-    """Return "bf16" where "auto" is asked for and the device has it, or "float32"."""
-    return "bf16" if precision == "auto" and has_bf16(device) else "float32"
+def resolve_precision(precision, device=None):
+    """Return "bf16" where "auto" is asked for and the device has it, or "float32".
+
+    None is the device that a model without one is put on.
+    """
+    if precision == "auto" and has_bf16(device or get_device_name()):
+        return "bf16"
+    return "float32"
 
 
 def resolve_prompt(model, prompt, role):
     """Return the prompt of "query" or "document": the given, the model's own, or ""."""
-    if prompt is not None:
-        return prompt
-    names = ["query"] if role == "query" else ["document", "passage", "corpus"]
-    return next((model.prompts[n] for n in names if model.prompts.get(n)), "")
+    return choose_prompt(model.prompts, prompt, role)
 
 
-def encode(model, texts, *, role, prompt, normalize, precision="float32"):
+def encode(model, texts, **settings):
+    """Encode distinct texts: float32 ndarray of shape (n, d); see `encode_portions`."""
+    out = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    for rows, vectors in encode_portions(model, texts, **settings):
+        out[rows] = vectors
+    return out
+
+
+def encode_portions(
+    model, texts, *, role, prompt, normalize, precision="float32", portion=_PORTION
+):
     """Encode distinct texts in order of their token length, by a budget of tokens.
 
     Batches hold texts of about equal length, so that hardly any padding is computed,
     and as many as fit the budget. Each goes through the model's own `encode_query` or
     `encode_document`: routes, prompts and truncation are Sentence Transformers' own.
 
-    Returns
-    -------
-    float32 ndarray of shape (n, d)
+    Yields
+    ------
+    rows : int ndarray of shape (m,)
+        Which texts; those of `portion` batches.
+    vectors : float32 ndarray of shape (m, d)
     """
     device = model.device
     run = model.encode_query if role == "query" else model.encode_document
-    dimension = model.truncate_dim or model.get_embedding_dimension()
-    out = np.empty((len(texts), dimension or 0), dtype=np.float32)
     budget = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
     bf16 = resolve_precision(precision, device) == "bf16"
-    with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
-        for rows in token_batches(token_lengths(model, texts), budget):
-            vectors = run(
-                [texts[i] for i in rows],
-                batch_size=len(rows),
-                prompt=prompt,
-                normalize_embeddings=normalize,
-                show_progress_bar=False,
-            )
-            out[rows] = vectors
-    return out
+    batches = list(token_batches(token_lengths(model, texts), budget))
+    for start in range(0, len(batches), portion):
+        vectors = []
+        with torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext():
+            for rows in batches[start : start + portion]:
+                batch = run(
+                    [texts[i] for i in rows],
+                    batch_size=len(rows),
+                    prompt=prompt,
+                    normalize_embeddings=normalize,
+                    show_progress_bar=False,
+                )
+                vectors.append(np.asarray(batch, dtype=np.float32))
+        yield np.concatenate(batches[start : start + portion]), np.concatenate(vectors)
 
 
 def token_lengths(model, texts):
@@ -243,30 +234,3 @@ def token_batches(lengths, budget):
         size = max(1, budget // max(int(lengths[order[start]]), 1))
         yield order[start : start + size]
         start += size
-
-
-_process_state_lock = threading.RLock()
-
-
-@contextmanager
-def isolated_rng():
-    """Restore the global random states of python, numpy and torch on exit.
-
-    One thread at a time: random states are the process's, and so is accelerate's.
-    """
-    with _process_state_lock:
-        yield from _restored_rng()
-
-
-def _restored_rng():
-    python, torch_cpu = random.getstate(), torch.get_rng_state()
-    legacy = np.random.get_state()  # noqa: NPY002 (what others may have seeded)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_rng_state(torch_cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)

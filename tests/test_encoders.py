@@ -1,12 +1,22 @@
 """SentenceEncoder and PrecomputedEncoder: plain Sentence Transformers as the oracle."""
 
+import json
+import pickle
+import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router, StaticEmbedding
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
 
-from skembft import PrecomputedEncoder, SentenceEncoder
+from skembft import AdapterFinetuner, PrecomputedEncoder, SentenceEncoder
 
 
 @pytest.fixture
@@ -79,7 +89,7 @@ def test_each_text_once_also_by_threads_and_clones(bert_model, texts, encoded_ro
 
 
 def test_the_store_is_bounded(bert_model, texts):
-    from skembft import _encoders
+    from skembft import _store
 
     encoder = SentenceEncoder(
         bert_model, query_prompt="big1 ", max_store_bytes=10 * 32 * 4
@@ -91,7 +101,7 @@ def test_the_store_is_bounded(bert_model, texts):
         first[[*range(5, 9), *range(30, 39)]],
         atol=1e-6,
     )
-    sizes = [s.size for key, s in _encoders._stores.items() if "big1 " in key]
+    sizes = [s.memory.size for key, s in _store._stores.items() if "big1 " in key]
     assert sizes and max(sizes) <= 10
 
 
@@ -165,3 +175,287 @@ def test_precomputed_forms_are_equal():
         )
     only = PrecomputedEncoder(documents=by_id)
     np.testing.assert_array_equal(only.transform(["a"]), matrix[:1])
+
+
+# ---- the store on disk
+
+
+@pytest.fixture
+def forget():
+    """Empties this process's memory of vectors and models, as a new process has it."""
+
+    def forget():
+        from skembft import _models, _store
+
+        _store._stores.clear()
+        _models._loaded.clear()
+
+    return forget
+
+
+def copy_of(model, path):
+    shutil.copytree(model, path)
+    return str(path)
+
+
+def key_of(encoder):
+    return encoder._store_key("query"), encoder._fingerprint()
+
+
+def test_cache_dir_serves_texts_without_the_model(
+    bert_model, texts, tmp_path, encoded_rows, forget, monkeypatch
+):
+    forget()
+    encoder = SentenceEncoder(bert_model, cache_dir=tmp_path / "new" / "folder")
+    expected = encoder.transform(texts)
+    assert encoded_rows == dict.fromkeys(texts, 1)
+    forget()
+    monkeypatch.setattr("skembft._models.load_model", None)
+    again = SentenceEncoder(bert_model, cache_dir=str(tmp_path / "new" / "folder"))
+    np.testing.assert_array_equal(again.transform(texts[::-1]), expected[::-1])
+    # this model has no prompts: documents are the same texts
+    np.testing.assert_array_equal(again.transform_documents(texts), expected)
+    frame = clone(again).set_output(transform="pandas").transform(texts)
+    assert frame.shape == expected.shape
+    assert again.transform_documents([]).shape == (0, 32)
+    assert encoded_rows == dict.fromkeys(texts, 1)
+
+
+WARM = """
+import pickle, sys
+encoder, texts, expected = pickle.load(open(sys.argv[1], "rb"))
+assert (encoder.transform(texts) == expected).all()
+assert encoder._fingerprint() and len(encoder.get_feature_names_out()) == 32
+encoder.warm(texts)
+heavy = {"torch", "transformers", "sentence_transformers"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_new_process_imports_no_torch_for_texts_on_disk(bert_model, texts, tmp_path):
+    encoder = SentenceEncoder(bert_model, cache_dir=tmp_path, query_prompt="")
+    job = encoder, texts, encoder.warm(texts).transform(texts)
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    subprocess.run([sys.executable, "-c", WARM, str(tmp_path / "job")], check=True)
+
+
+def test_workers_load_no_model_once_warm(bert_model, pairs, tmp_path):
+    """GridSearchCV with two processes; each fit and score asks whether one was."""
+    queries, documents = pairs
+    encoder = SentenceEncoder(bert_model, cache_dir=tmp_path).warm(queries + documents)
+
+    def scores(estimator, X, y):
+        import sys
+
+        loaded = "sentence_transformers" in sys.modules
+        return {"ndcg": estimator.score(X, y), "loaded": loaded}
+
+    get_reusable_executor().shutdown(wait=True)  # workers of other tests
+    search = GridSearchCV(
+        AdapterFinetuner(encoder, epochs=1, random_state=0),
+        {"side": ["query", "both"]},
+        scoring=scores,
+        refit="ndcg",
+        cv=KFold(2),
+        n_jobs=2,
+        error_score="raise",
+    )
+    with pytest.warns(UserWarning, match="did not help"):
+        search.fit(queries, documents)
+    assert np.isfinite(search.cv_results_["mean_test_ndcg"]).all()
+    assert not search.cv_results_["mean_test_loaded"].any()
+
+
+def test_clear_forgets_memory_and_disk(
+    bert_model, texts, tmp_path, encoded_rows, forget
+):
+    forget()
+    encoder = SentenceEncoder(bert_model, cache_dir=tmp_path).warm(texts)
+    other = SentenceEncoder(bert_model, cache_dir=tmp_path, normalize=False)
+    other.warm(texts)
+    assert clone(encoder).clear() is not encoder
+    encoder.warm(texts)
+    other.warm(texts)
+    assert set(encoded_rows.values()) == {3}
+
+
+def test_a_cache_dir_that_is_a_file(static_model, tmp_path, encoded_rows):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cache_dir=.*file' cannot be used"):
+        SentenceEncoder(static_model, cache_dir=tmp_path / "file").transform(["red1"])
+    assert not encoded_rows
+
+
+# ---- what vectors depend on
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"query_prompt": "old1 "},
+        {"max_seq_length": 7},
+        {"truncate_dim": 4},
+        {"normalize": False},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_settings_have_vectors_of_their_own(bert_model, options):
+    plain = key_of(SentenceEncoder(bert_model))
+    changed = key_of(SentenceEncoder(bert_model, **options))
+    assert plain[0] != changed[0] and plain[1] != changed[1]
+
+
+def test_bf16_and_backends_have_vectors_of_their_own(bert_model, monkeypatch):
+    from skembft import _models
+
+    plain = SentenceEncoder(bert_model)._store_key("query")
+    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    auto = SentenceEncoder(bert_model, precision="auto")._store_key("query")
+    onnx = SentenceEncoder(bert_model, backend="onnx")._store_key("query")
+    assert len({plain, auto, onnx}) == 3
+    assert SentenceEncoder(bert_model)._store_key("query") == plain
+    monkeypatch.setattr(_models, "has_bf16", lambda device: False)
+    assert SentenceEncoder(bert_model, precision="auto")._store_key("query") == plain
+
+
+def test_a_copy_of_a_model_shares_its_vectors(
+    bert_model, texts, tmp_path, encoded_rows, forget
+):
+    forget()
+    copied = copy_of(bert_model, tmp_path / "copy")
+    Path(copied, "README.md").write_text("# a card")
+    Path(copied, ".gitattributes").write_text("*")
+    Path(copied, "checkpoint-1").mkdir()
+    Path(copied, "checkpoint-1", "optimizer.pt").write_text("large")
+    cache = tmp_path / "cache"
+    SentenceEncoder(bert_model, cache_dir=cache).transform(texts)
+    forget()
+    SentenceEncoder(copied, cache_dir=cache).transform(texts)
+    assert encoded_rows == dict.fromkeys(texts, 1)
+    assert key_of(SentenceEncoder(copied)) == key_of(SentenceEncoder(bert_model))
+
+
+def edit_json(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+CHANGES = {
+    "weights": lambda root: flip_a_bit(root / "model.safetensors"),
+    "tokenizer": lambda root: edit_json(root / "tokenizer.json", truncation=None),
+    "length": lambda root: edit_json(
+        root / "sentence_bert_config.json", max_seq_length=9
+    ),
+    "pooling": lambda root: edit_json(
+        root / "1_Pooling" / "config.json", pooling_mode="cls"
+    ),
+    "prompt": lambda root: edit_json(
+        root / "config_sentence_transformers.json", prompts={"query": "old1 "}
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_other_files_have_vectors_of_their_own(bert_model, tmp_path, change):
+    changed = copy_of(bert_model, tmp_path / "copy")
+    CHANGES[change](Path(changed))
+    plain = key_of(SentenceEncoder(bert_model))
+    assert all(
+        a != b for a, b in zip(plain, key_of(SentenceEncoder(changed)), strict=True)
+    )
+
+
+def test_prompts_are_those_that_sentence_transformers_reads(bert_model, tmp_path):
+    model = SentenceTransformer(bert_model, device="cpu")
+    for prompts in ({}, {"query": "q: "}, {"query": "q: ", "document": "d: "}):
+        model.prompts = prompts
+        path = str(tmp_path / str(len(prompts)))
+        model.save_pretrained(path, create_model_card=False)
+        loaded = SentenceTransformer(path, device="cpu")
+        encoder = SentenceEncoder(path)
+        for role in ("query", "document"):
+            assert encoder._prompt(encoder._files(), role) == loaded.prompts[role]
+
+
+def test_routes_keep_queries_and_documents_apart(static_model, tmp_path, encoded_rows):
+    def module(scale):
+        module = SentenceTransformer(static_model, device="cpu")[0]
+        for parameter in module.parameters():
+            parameter.data *= scale
+        assert isinstance(module, StaticEmbedding)
+        return module
+
+    router = Router.for_query_document([module(1)], [module(-1)])
+    model = SentenceTransformer(modules=[router], device="cpu")
+    path = str(tmp_path / "router")
+    model.save_pretrained(path, create_model_card=False)
+    encoder = SentenceEncoder(path, normalize=False, cache_dir=tmp_path / "cache")
+    for _ in range(2):
+        queries = encoder.transform(["red1", "red2"])
+        documents = encoder.transform_documents(["red1", "red2"])
+    np.testing.assert_allclose(queries, -documents, atol=1e-6)
+    assert encoded_rows == {"red1": 2, "red2": 2}
+    before = encoder._fingerprint()
+    for weights in Path(path).rglob("*.safetensors"):
+        flip_a_bit(weights)
+        before, changed = encoder._fingerprint(), before
+        assert before != changed
+
+
+@pytest.mark.parametrize("name", ["query_length", "query_expansion"])
+def test_lengths_for_queries_keep_them_apart(bert_model, tmp_path, name):
+    path = copy_of(bert_model, tmp_path / "copy")
+    encoder = SentenceEncoder(path)
+    assert encoder._store_key("query") == encoder._store_key("document")
+    edit_json(Path(path, "sentence_bert_config.json"), **{name: 5})
+    assert encoder._store_key("query") != encoder._store_key("document")
+
+
+# ---- names on the hub
+
+
+@pytest.fixture
+def hub(bert_model, tmp_path, monkeypatch):
+    """A local cache of the hub with the model "owner/tiny"; returns its snapshot."""
+    revision = "0123456789" * 4
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    snapshot = repository / "snapshots" / revision
+    copy_of(bert_model, snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    return snapshot
+
+
+def test_a_name_on_the_hub_is_known_by_its_cached_files(
+    hub, bert_model, texts, forget, monkeypatch, tmp_path
+):
+    expected = SentenceEncoder(bert_model).transform(texts)
+    assert key_of(SentenceEncoder("owner/tiny")) == key_of(SentenceEncoder(bert_model))
+    forget()
+    named = SentenceEncoder("owner/tiny", cache_dir=tmp_path / "cache")
+    np.testing.assert_allclose(named.transform(texts), expected, atol=1e-6)
+    forget()
+    monkeypatch.setattr("skembft._models.load_model", None)
+    np.testing.assert_allclose(named.transform(texts), expected, atol=1e-6)
+
+
+def test_what_the_cache_does_not_tell_is_loaded_first(hub, bert_model, texts, forget):
+    """It may exist on the hub: loading decides, once, and is then believed."""
+    (hub / "config_sentence_transformers.json").unlink()
+    expected = SentenceEncoder(bert_model).transform(texts)
+    forget()
+    vectors = SentenceEncoder("owner/tiny").transform(texts)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_an_unfinished_download_is_no_model(hub):
+    (hub / "model.safetensors").unlink()
+    for name in ("owner/tiny", "owner/other", "no-such-name", "a/b/c"):
+        with pytest.raises(OSError, match=f"Could not load the model '{name}'"):
+            SentenceEncoder(name)._fingerprint()

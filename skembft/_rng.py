@@ -1,0 +1,34 @@
+"""Keeping the process's random states as they are. Imports torch: import it lazily."""
+
+import random
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_process_state_lock = threading.RLock()
+
+
+@contextmanager
+def isolated_rng():
+    """Restore the global random states of python, numpy and torch on exit.
+
+    One thread at a time: random states are the process's, and so is accelerate's.
+    """
+    with _process_state_lock:
+        yield from _restored_rng()
+
+
+def _restored_rng():
+    python, torch_cpu = random.getstate(), torch.get_rng_state()
+    legacy = np.random.get_state()  # noqa: NPY002 (what others may have seeded)
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_rng_state(torch_cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

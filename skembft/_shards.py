@@ -1,0 +1,203 @@
+"""Vectors on disk that processes share: immutable files, published atomically.
+
+A shard is one file: a header, the digests of its texts in ascending order, and their
+float32 vectors in that order. It is written under another name and then renamed: it is
+there whole or not at all, and never changes.
+There are no locks. Two writers of the same texts make two shards; what a reader misses
+is encoded again; small shards are merged into a new one before they are removed.
+"""
+
+import contextlib
+import hashlib
+import mmap
+import os
+import struct
+import uuid
+import warnings
+import zlib
+
+import numpy as np
+
+_SUFFIX = ".shard"
+_HEADER = struct.Struct("<8sQQI36x")  # magic, rows, width, checksum of what follows
+_MAGIC = b"skembft1"
+_DIGEST = 16  # bytes
+_MANY, _LARGE = 16, 64 * 2**20  # shards below so many bytes are merged when many
+_BLOCK = 16384  # vectors copied at a time
+
+
+def digests_of(texts):
+    """Return the 16-byte digests of texts, an array of shape (n, 2).
+
+    The first half orders and finds them, the second confirms. Two texts that agree in
+    the first only (one chance in 10^7 for a million texts) are encoded each time.
+    """
+    joined = b"".join(
+        hashlib.blake2b(
+            text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST
+        ).digest()
+        for text in texts
+    )
+    return np.frombuffer(joined, dtype="<u8").reshape(-1, 2)
+
+
+class Shard:
+    """A shard mapped into memory; raises ValueError where the file is damaged."""
+
+    def __init__(self, path):
+        with open(path, "rb") as file:
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(buffer) < _HEADER.size:
+            raise ValueError("it has no header")
+        magic, rows, width, checksum = _HEADER.unpack_from(buffer)
+        if magic != _MAGIC or not rows:
+            raise ValueError("it is something else")
+        if len(buffer) != _HEADER.size + rows * (_DIGEST + 4 * width):
+            raise ValueError("it is truncated")
+        if zlib.crc32(memoryview(buffer)[_HEADER.size :]) != checksum:
+            raise ValueError("its checksum is wrong")
+        self.path = path
+        self.nbytes = len(buffer)
+        end = _HEADER.size + rows * _DIGEST
+        raw = np.frombuffer(buffer, dtype=np.uint8)
+        self.digests = raw[_HEADER.size : end].view("<u8").reshape(rows, 2)
+        self.keys = np.ascontiguousarray(self.digests[:, 0])
+        self.vectors = raw[end:].view("<f4").reshape(rows, width)
+
+    def find(self, digests):
+        """Return (places in `digests` that are here, their rows)."""
+        rows = np.searchsorted(self.keys, digests[:, 0])
+        rows[rows == len(self.keys)] = 0
+        at = np.flatnonzero((self.digests[rows] == digests).all(axis=1))
+        return at, rows[at]
+
+
+def write_shard(folder, digests, blocks, width):
+    """Publish vectors, given in blocks in ascending order of their digests."""
+    os.makedirs(folder, exist_ok=True)
+    path = os.path.join(folder, uuid.uuid4().hex + _SUFFIX)
+    unfinished = path + ".tmp"
+    try:
+        with open(unfinished, "xb") as file:
+            file.write(bytes(_HEADER.size))
+            file.write(digests.tobytes())
+            checksum = zlib.crc32(digests.tobytes())
+            for block in blocks:
+                data = np.ascontiguousarray(block, dtype="<f4").tobytes()
+                checksum = zlib.crc32(data, checksum)
+                file.write(data)
+            file.seek(0)
+            file.write(_HEADER.pack(_MAGIC, len(digests), width, checksum))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the error that is passed on counts
+            os.unlink(unfinished)
+        raise
+
+
+class ShardFolder:
+    """The shards of one model and its settings, as this process knows them."""
+
+    def __init__(self, path):
+        self.path = path
+        self.shards = {}  # file name -> Shard
+        self.damaged = set()  # file names that were warned of
+
+    @property
+    def width(self):
+        """Dimension of the vectors; None without any."""
+        return next((s.vectors.shape[1] for s in self.shards.values()), None)
+
+    def refresh(self):
+        """Open the shards that other processes have published, drop removed ones."""
+        while True:
+            names = self._list()
+            for name in set(self.shards) - names:
+                del self.shards[name]
+            try:
+                for name in sorted(names - set(self.shards) - self.damaged):
+                    self._open(name)
+            except FileNotFoundError:  # merged by another process just now: look again
+                continue
+            return
+
+    def _list(self):
+        try:
+            return {n for n in os.listdir(self.path) if n.endswith(_SUFFIX)}
+        except FileNotFoundError:
+            return set()
+
+    def _open(self, name):
+        path = os.path.join(self.path, name)
+        try:
+            self.shards[name] = Shard(path)
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            self.damaged.add(name)
+            warnings.warn(
+                f"The stored vectors in {path!r} cannot be used ({error}); their texts "
+                "are encoded again where they are needed.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def find(self, digests):
+        """Yield (places in `digests`, vectors) of those on disk, in blocks."""
+        places = np.argsort(digests[:, 0])  # neighbours are neighbours on disk too
+        for shard in self.shards.values():
+            at, rows = shard.find(digests[places])
+            for start in range(0, len(at), _BLOCK):
+                block = slice(start, start + _BLOCK)
+                yield places[at[block]], shard.vectors[rows[block]]
+            places = np.delete(places, at)
+            if not len(places):
+                return
+
+    def publish(self, digests, vectors):
+        """Write vectors for all processes; raise an OSError where that fails."""
+        order = np.argsort(digests[:, 0])
+        write_shard(self.path, digests[order], [vectors[order]], vectors.shape[1])
+        self.refresh()
+        with contextlib.suppress(OSError):  # untidy is slower, not wrong
+            self._tidy()
+
+    def _tidy(self):
+        for name in self.damaged & self._list():
+            os.unlink(os.path.join(self.path, name))
+        small = [s for s in self.shards.values() if s.nbytes < _LARGE]
+        if len(small) > _MANY:
+            small.sort(key=lambda shard: shard.nbytes)
+            self._merge(small[: _MANY // 2 + 1])
+
+    def _merge(self, shards):
+        digests = np.concatenate([s.digests for s in shards])
+        _, first = np.unique(digests[:, 0], return_index=True)
+        width = shards[0].vectors.shape[1]
+
+        def blocks():
+            for start in range(0, len(first), _BLOCK):
+                rows = first[start : start + _BLOCK]
+                block = np.empty((len(rows), width), dtype=np.float32)
+                for shard in shards:
+                    mine = (rows >= 0) & (rows < len(shard.digests))
+                    block[mine] = shard.vectors[rows[mine]]
+                    rows = rows - len(shard.digests)
+                yield block
+
+        write_shard(self.path, digests[first], blocks(), width)
+        for shard in shards:  # who has mapped them keeps them
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                os.unlink(shard.path)
+        self.refresh()
+
+    def delete(self):
+        """Remove all shards, those of crashed writers too."""
+        self.shards.clear()
+        if os.path.isdir(self.path):
+            for name in os.listdir(self.path):
+                if name.endswith((_SUFFIX, _SUFFIX + ".tmp")):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(self.path, name))
