@@ -30,7 +30,14 @@ from skembft._training import (
 from skembft._utils import DocLink
 from skembft._version import __version__
 
+FINETUNER_CONSTRAINTS = {
+    "scoring": [str],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+    "refit": ["boolean"],
+    "random_state": ["random_state"],
+}
 TRAINING_CONSTRAINTS = {
+    **FINETUNER_CONSTRAINTS,
     "loss": [str, callable],
     "loss_params": [dict, None],
     "batch_size": [Interval(Integral, 1, None, closed="left")],
@@ -39,12 +46,8 @@ TRAINING_CONSTRAINTS = {
     "weight_decay": [Interval(Real, 0, None, closed="left")],
     "warmup_ratio": [Interval(Real, 0, 1, closed="both")],
     "use_all_docs": ["boolean"],
-    "scoring": [str],
-    "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
     "evaluation_steps": [Interval(Integral, 0, None, closed="left")],
-    "refit": ["boolean"],
-    "random_state": ["random_state"],
 }
 
 
@@ -58,11 +61,13 @@ class BaseFinetuner(
     """Fit, score and retrieve; subclasses define `_open`, which makes a trainer.
 
     A trainer has `prepare(data)`, giving what it trains on (with `subset(queries)` and
-    `data`), `train(prepared, monitor, epochs)`, `validator(prepared)`, giving vectors
-    to score, `snapshot()` and `attributes(state)`.
+    `data`), `train(prepared, monitor, epochs)`, `vectors(prepared)` to score,
+    `snapshot()`, `is_finite(state)` and `attributes(state)`.
     """
 
     _item_kind = "text"
+    _similarity = "cosine"  # or "dot"
+    _advice = "More data, other negatives, or a lower learning_rate may help."
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, *, corpus=None, X_val=None, y_val=None, corpus_val=None):
@@ -102,20 +107,24 @@ class BaseFinetuner(
         data = self._read(X, y, corpus, fitting=True, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
-        trainer = self._open(data, X, y, corpus, rng)
+        trainer = self._open(rng)
+        split = self._split(data, held_out, rng)
         tasks = trainer.tasks = EpochTasks(self, X, y, self.epochs * (1 + self.refit))
-        everything = trainer.prepare(data)
-        if held_out is not None:
-            train, validation = everything, trainer.prepare(held_out)
-        else:
-            train, validation = self._split(everything, rng)
+        self._fit_encoder(trainer, data, X, y, corpus, split and split[0])
+        train = everything = trainer.prepare(data)
+        validation = None if held_out is None else trainer.prepare(held_out)
+        if split:
+            train, validation = (everything.subset(queries) for queries in split)
         monitor = self._monitor(trainer, validation)
         state = trainer.train(train, monitor, self.epochs)
-        if self.refit and train is not everything and monitor.best_step:
+        if self.refit and split:
             tasks.refitting = True  # with what was held out
-            state = trainer.train(
-                everything, self._monitor(trainer, None), monitor.best_epoch
-            )
+            if self._fit_encoder(trainer, data, X, y, corpus):
+                everything = trainer.prepare(data)
+            if monitor.best_step:
+                state = trainer.train(
+                    everything, self._monitor(trainer, None), monitor.best_epoch
+                )
         if not trainer.is_finite(state):  # the last step is never seen by a loss
             raise diverged("The weights became NaN or infinite")
         self._keep(trainer, state, monitor)
@@ -162,34 +171,51 @@ class BaseFinetuner(
                 "batch_size=1 leaves no negatives in a batch: use a larger batch_size, "
                 "other negatives=, or explicit negatives."
             )
-        if not len(data.answerable) and not takes_zeros:
+        if not takes_zeros:
+            self._check_answerable(data)
+        if name is not None and LOSSES[name].draws_negatives(data, self.negatives):
+            data.check_negatives()
+
+    @staticmethod
+    def _check_answerable(data):
+        if not len(data.answerable):
             raise ValueError(
                 f"There is nothing to learn from the {len(data.row_query)} sample(s): "
                 "no query has a relevant document (a grade or label above 0, or "
                 "another row of the same class)."
             )
-        if name is not None and LOSSES[name].draws_negatives(data, self.negatives):
-            data.check_negatives()
 
-    def _split(self, everything, rng):
-        train, validation = hold_out(everything.data, self.validation_fraction, rng)
-        if validation is None:
-            return everything, None
-        return everything.subset(train), everything.subset(validation)
+    def _split(self, data, held_out, rng):
+        """Indices of (training, held-out) queries, or None where none are held out."""
+        if held_out is not None:
+            return None
+        return hold_out(data, self.validation_fraction, rng)
+
+    def _fit_encoder(self, trainer, data, X, y, corpus, queries=None):
+        """Fit an encoder that learns, on some queries; return whether there is one."""
+        return False
 
     def _monitor(self, trainer, validation):
         validate = None
         if validation is not None:
-            metrics = check_metrics(
-                list(dict.fromkeys([self.scoring, *HISTORY_METRICS]))
-            )
+            names = list(dict.fromkeys([self.scoring, *HISTORY_METRICS]))
+            validate = self._validator(trainer, validation, check_metrics(names))
+        return Monitor(
+            self.scoring,
+            self.n_iter_no_change,
+            validate,
+            trainer.snapshot,
+            self._advice,
+        )
 
-            def validate():
-                queries, documents = trainer.vectors(validation)
-                relevance = validation.data.relevance
-                return score_vectors(queries, documents, relevance, metrics)
+    def _validator(self, trainer, validation, metrics):
+        """A callable that scores the trainer as it is now."""
 
-        return Monitor(self.scoring, self.n_iter_no_change, validate, trainer.snapshot)
+        def validate():
+            queries, documents = trainer.vectors(validation)
+            return score_vectors(queries, documents, validation.data.relevance, metrics)
+
+        return validate
 
     def _keep(self, trainer, state, monitor):
         for name, value in trainer.attributes(state).items():
@@ -239,7 +265,8 @@ class BaseFinetuner(
         indices : int64 ndarray of shape (n, min(k, n_documents))
             Indices into `corpus`, best first; ties in the order of `corpus`.
         scores : float32 ndarray of the same shape
-            Cosine similarities.
+            Cosine similarities, or dot products after `CorpusFinetuner` with
+            ``method="nudge_m"``.
 
         Examples
         --------
@@ -260,7 +287,7 @@ class BaseFinetuner(
         if item_kind(self) != "vector":
             corpus = check_items(corpus, "corpus", item_kind(self))
         documents = np.asarray(self.transform_documents(corpus))
-        return top_k(queries, documents, int(k))
+        return top_k(queries, documents, int(k), similarity=self._similarity)
 
     @property
     def _n_features_out(self):

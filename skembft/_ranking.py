@@ -8,10 +8,10 @@ from skembft._utils import check_finite, unit_rows
 _BLOCK = 2**25
 
 
-def top_k(queries, documents, k, *, exclude=None):
+def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None):
     """Return the `k` best documents of every query, best first.
 
-    Scores are cosines; ties are broken by the order of documents.
+    Ties are broken by the order of documents.
 
     Parameters
     ----------
@@ -19,8 +19,11 @@ def top_k(queries, documents, k, *, exclude=None):
     documents : ndarray of shape (n_documents, d)
     k : int
         Capped at the number of documents.
+    similarity : {"cosine", "dot"}
     exclude : ndarray of shape (n_queries,) or None
         Index of one document that each query must not retrieve.
+    hide : callable (scores, first_query, first_document) or None
+        Sets scores of a block (a tensor) that must not be retrieved to -inf, in place.
 
     Returns
     -------
@@ -32,14 +35,15 @@ def top_k(queries, documents, k, *, exclude=None):
 
     n_queries, n_documents = len(queries), len(documents)
     k = min(k, n_documents)
-    q = _unit_tensor(queries, 0, "query")
+    to_tensor = _unit_tensor if similarity == "cosine" else _tensor
+    q = to_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, 1024))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
     best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
     best_score = torch.empty((n_queries, 0))
     for start in range(0, n_documents, document_step):
         chunk = documents[start : start + document_step]
-        chunk = _unit_tensor(chunk, start, "document")
+        chunk = to_tensor(chunk, start, "document")
         found = []
         for first in range(0, n_queries, query_step):
             scores = q[first : first + query_step] @ chunk.T
@@ -47,7 +51,9 @@ def top_k(queries, documents, k, *, exclude=None):
                 own = torch.from_numpy(exclude[first : first + query_step] - start)
                 rows = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
                 scores[rows, own[rows]] = -torch.inf
-            found.append(_block_top_k(scores, min(k, len(chunk))))
+            if hide is not None:
+                hide(scores, first, start)
+            found.append(block_top_k(scores, min(k, len(chunk))))
         score = torch.cat([best_score, torch.cat([s for s, _ in found])], dim=1)
         index = torch.cat([best_index, torch.cat([i for _, i in found]) + start], dim=1)
         # earlier documents stand first and the sort is stable: ties keep pool order
@@ -74,7 +80,15 @@ def _unit_tensor(vectors, start, role):
     return tensor
 
 
-def _block_top_k(scores, k):
+def _tensor(vectors, start, role):
+    """Return float32 vectors as a tensor, or name the first bad row."""
+    import torch
+
+    check_finite(vectors, f"The {role} vectors", start)
+    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+def block_top_k(scores, k):
     """Top k of every row, best first, equal scores in order of their index."""
     import torch
 

@@ -9,7 +9,9 @@ from skembft._ranking import top_k
 from skembft._utils import check_same_width
 
 
-def score_vectors(queries, documents, relevance, metrics, *, weights=None):
+def score_vectors(
+    queries, documents, relevance, metrics, *, similarity="cosine", weights=None
+):
     """Mean metrics over the queries that have a relevant document.
 
     Parameters
@@ -17,6 +19,7 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None):
     queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
     relevance : JudgedRelevance or LabelRelevance
     metrics : dict of {name: (function, k)}
+    similarity : {"cosine", "dot"}
     weights : ndarray of shape (n_queries,) or None
 
     Returns
@@ -38,6 +41,7 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None):
         queries[kept],
         documents,
         depth,
+        similarity=similarity,
         exclude=None if exclude is None else exclude[kept],
     )
     values = per_query(
@@ -83,5 +87,6 @@ def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None
         np.asarray(estimator.transform_documents(data.documents)),
         data.relevance,
         metrics,
+        similarity=getattr(estimator, "_similarity", "cosine"),
         weights=data.query_weights(sample_weight),
     )

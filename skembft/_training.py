@@ -35,31 +35,37 @@ class Monitor:
         Scores the weights as they are now.
     snapshot : callable () -> state
         Copies the weights as they are now.
+    advice : str
+        What to try when training did not help.
     """
 
-    def __init__(self, metric, patience, validate, snapshot):
+    def __init__(self, metric, patience, validate, snapshot, advice):
         self.metric = metric
         self.patience = patience
         self.validate = validate
         self.snapshot = snapshot
+        self.advice = advice
         self.history = []
         self.best_step, self.best_epoch = 0, 0.0
         self.best_score = self.base_score = None
         self.best_state = None
         self._without_gain = 0
 
-    def start(self):
+    def start(self, **settings):
         """Record the untouched model, which is a candidate like any other."""
-        self._record(0, 0.0, None)
+        self._record(0, 0.0, None, settings)
         if self.validate is not None:
             self.base_score = self.best_score = self.history[0][self.metric]
             self.best_state = self.snapshot()
 
-    def update(self, step, epoch, loss):
-        """Record an evaluation; return whether training should stop."""
-        if not np.isfinite(loss):
+    def update(self, step, epoch, loss, **settings):
+        """Record an evaluation; return whether training should stop.
+
+        `loss` is None where there is none; `settings` are recorded with the metrics.
+        """
+        if loss is not None and not np.isfinite(loss):
             raise diverged(f"The training loss became {loss} before step {step}")
-        self._record(step, epoch, float(loss))
+        self._record(step, epoch, None if loss is None else float(loss), settings)
         if self.validate is None:
             return False
         score = self.history[-1][self.metric]
@@ -81,7 +87,7 @@ class Monitor:
             warnings.warn(
                 "Training did not help: no evaluation beat the untouched model's "
                 f"validation {self.metric} of {self.base_score:.4f}, so that model is "
-                "kept. More data, other negatives, or a lower learning_rate may help.",
+                f"kept. {self.advice}",
                 UserWarning,
                 stacklevel=5,
             )
@@ -91,8 +97,8 @@ class Monitor:
         """Number of optimizer steps taken."""
         return self.history[-1]["step"]
 
-    def _record(self, step, epoch, loss):
-        entry = {"step": step, "epoch": epoch, "loss": loss}
+    def _record(self, step, epoch, loss, settings):
+        entry = {"step": step, "epoch": epoch, "loss": loss, **settings}
         if self.validate is not None:
             entry.update(self.validate())
         self.history.append(entry)
@@ -148,11 +154,11 @@ def hold_out(data, fraction, rng):
 
     Returns
     -------
-    train, validation : ndarray of query indices, or None
+    (train, validation) : ndarrays of query indices, or None
     """
     candidates = data.answerable
     if fraction is None or len(candidates) < 2:
-        return None, None
+        return None
     size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1)
     validation = rng.permutation(candidates)[:size]
     return np.setdiff1d(np.arange(data.n_queries), validation), validation

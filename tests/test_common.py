@@ -16,6 +16,8 @@ from sklearn.utils.validation import validate_data
 import skembft
 from skembft import (
     AdapterFinetuner,
+    APIEncoder,
+    CorpusFinetuner,
     EmbeddingFinetuner,
     PrecomputedEncoder,
     SentenceEncoder,
@@ -23,7 +25,14 @@ from skembft import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
-PUBLIC = [AdapterFinetuner, EmbeddingFinetuner, PrecomputedEncoder, SentenceEncoder]
+PUBLIC = [
+    AdapterFinetuner,
+    CorpusFinetuner,
+    EmbeddingFinetuner,
+    APIEncoder,
+    PrecomputedEncoder,
+    SentenceEncoder,
+]
 
 # checks that make no numeric data, run by name on the classes that take texts
 DATA_FREE = [
@@ -81,14 +90,14 @@ def test_sklearn_checks_that_are_not_yielded(name):
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
-@pytest.mark.parametrize("cls", [EmbeddingFinetuner, AdapterFinetuner])
+@pytest.mark.parametrize("cls", PUBLIC[:3])
 def test_data_free_checks_on_text_classes(cls, name):
     check = getattr(estimator_checks, name)
     check(cls.__name__, cls())
 
 
 @pytest.mark.parametrize("name", DATA_FREE[:-3])  # encoders need no fit
-@pytest.mark.parametrize("cls", [SentenceEncoder, PrecomputedEncoder])
+@pytest.mark.parametrize("cls", [APIEncoder, SentenceEncoder, PrecomputedEncoder])
 def test_data_free_checks_on_encoders(cls, name):
     getattr(estimator_checks, name)(cls.__name__, cls())
 

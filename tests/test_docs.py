@@ -97,6 +97,7 @@ def test_index_links_every_page():
     "page, estimator",
     [
         ("adapters.md", skembft.AdapterFinetuner),
+        ("corpus.md", skembft.CorpusFinetuner),
         ("full_finetuning.md", skembft.EmbeddingFinetuner),
     ],
 )

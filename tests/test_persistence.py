@@ -99,7 +99,7 @@ def test_an_adapter_refuses_another_model(bert_model, static_model, pairs, tmp_p
     model = SentenceTransformer(str(path), device="cpu")
     next(model.parameters()).data += 0.01
     model.save_pretrained(str(path), create_model_card=False)
-    with pytest.raises(ValueError, match="is not the one this adapter was fitted with"):
+    with pytest.raises(ValueError, match="is not the one this AdapterFinetuner was"):
         pickle.loads(dumped).transform(pairs[0])
     shutil.rmtree(path)
     with pytest.raises(OSError, match="Could not load the model"):
