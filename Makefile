@@ -4,12 +4,16 @@ PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PEERS = .venv-peers
+PEERS_PIP = $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints.txt
+BENCH = examples/benchmarks
 
 # nothing here reaches a model hub
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format bench-adapters clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -17,6 +21,9 @@ help:
 	@echo "make test-slow  the tests that need minutes, on real data"
 	@echo "make lint       ruff"
 	@echo "make format     ruff, mending what it can"
+	@echo "make bench-adapters SKEMBFT_DATA=DIR"
+	@echo "                adapters against their peers, about half an hour; DIR holds the"
+	@echo "                data sets, see examples/benchmarks/README.md"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -50,5 +57,19 @@ format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# what the benchmarks compare with cannot share an environment with us
+$(PEERS)/.done: constraints.txt $(BENCH)/peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) torch
+	$(PEERS_PIP) -r $(BENCH)/peers.txt
+	@touch $@
+
+bench-adapters: $(VENV)/.test $(PEERS)/.done
+	$(PY) $(BENCH)/bench_encode_once.py
+	$(PY) $(BENCH)/bench_grid.py
+	$(PY) $(BENCH)/bench_nudge.py
+	$(PY) $(BENCH)/bench_memory.py
+	$(PY) $(BENCH)/bench_llama_index.py
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
