@@ -1,27 +1,35 @@
 """A small trainable layer over frozen embeddings."""
 
-import os
-from numbers import Real
+from numbers import Integral
 
 import numpy as np
-from sklearn.base import clone
-from sklearn.utils._param_validation import (
-    InvalidParameterError,
-    StrOptions,
-)
+from scipy.special import expit, ndtr
+from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
-from skembft._encoders import SentenceEncoder
+from skembft._base import TRAINING_CONSTRAINTS
+from skembft._frozen import FrozenFinetuner
 from skembft._inputs import check_vector_data, check_vectors
-from skembft._losses import check_argument_names, check_loss, find_loss
-from skembft._scoring import item_kind, read_data
+from skembft._losses import (
+    LOSSES,
+    InfoNCEOptions,
+    check_argument_names,
+    check_loss,
+    find_loss,
+)
+from skembft._relevance import LabelRelevance
+from skembft._scoring import read_data
 from skembft._utils import tag_text_input, unit_rows
 
-_LOSSES = ("multiple_negatives_ranking", "triplet", "cosine_similarity")
+_ADAPTER_ARGUMENTS = {
+    "linear": ("bias", "output_dim"),
+    "low_rank": ("rank",),
+    "mlp": ("hidden_dim", "activation"),
+}
+_ACTIVATIONS = ("relu", "gelu", "silu")
 
 
-class AdapterFinetuner(BaseFinetuner):
+class AdapterFinetuner(FrozenFinetuner):
     """Train a small layer on top of frozen embeddings, for better retrieval.
 
     Every text is encoded once; training then takes seconds on a CPU. With
@@ -36,32 +44,49 @@ class AdapterFinetuner(BaseFinetuner):
     ----------
     encoder : str, encoder or None, default="BAAI/bge-small-en"
         What makes the vectors: the name or directory of a Sentence Transformers model
-        (the same as ``SentenceEncoder(name)``), a `SentenceEncoder`, a
+        (the same as ``SentenceEncoder(name)``), a `SentenceEncoder`, an `APIEncoder`, a
         `PrecomputedEncoder`, any object with `transform` and `transform_documents`, an
         unfitted finetuner (cloned and fitted first), or None: X is vectors.
     loss : str or class, default="multiple_negatives_ranking"
-        A loss of Sentence Transformers, by name or class:
-        "multiple_negatives_ranking" (InfoNCE), "triplet" or "cosine_similarity".
+        Any loss of Sentence Transformers that works on embeddings, by name or class:
+        "multiple_negatives_ranking" (InfoNCE), "triplet", "cosent", … The guide has a
+        table of what each learns from.
     loss_params : dict, default=None
-        Arguments of the loss, such as ``{"scale": 20.0}`` (the default).
-    negatives : {"batch", "corpus"}, default="corpus"
-        What a positive competes with in InfoNCE: the documents of its batch, or all
-        documents seen in training. A document known to be relevant to a query is never
-        its negative. Losses that need single negatives draw them at random.
-    adapter : {"linear"}, default="linear"
-        The layer: a square matrix.
+        Arguments of the loss, such as ``{"scale": 20.0}`` (the default). Defaults are
+        the library's, but margins of 5, which mean nothing on unit vectors, are 0.3.
+    negatives : {"batch", "random", "hard", "corpus"}, default="corpus"
+        What a positive competes with in InfoNCE: the documents of its batch; these and
+        one random document a pair; these and hard negatives, mined from the vectors as
+        they are; or all documents seen in training (of more than 8,192 so many are
+        drawn for every batch). Losses that take single negatives get hard ones with
+        "hard" and random ones otherwise. A document known to be relevant to a query is
+        never its negative.
+    adapter : {"linear", "low_rank", "mlp"} or class, default="linear"
+        The layer: a matrix; the identity plus a product of two thin matrices; a
+        two-layer perceptron added to its input; or a `torch.nn.Module` class, called
+        with the dimension of the vectors and `adapter_params`.
     adapter_params : dict, default=None
-        Arguments of the layer: ``{"bias": True}`` (default False).
-    side : {"query", "both"}, default="query"
-        What is adapted: queries only, or queries and documents by one shared layer.
+        Arguments of the layer. "linear": ``bias`` (False) and ``output_dim`` (None: as
+        the encoder's; starts at the principal directions of the training vectors);
+        "low_rank": ``rank`` (32); "mlp": ``hidden_dim`` (None: twice the dimension) and
+        ``activation`` ("relu", "gelu" or "silu").
+    side : {"query", "both", "separate"}, default="query"
+        What is adapted: queries only; queries and documents by one shared layer; or
+        each by a layer of its own.
+    solver : {"adamw", "closed_form"}, default="adamw"
+        How the layer is found. "closed_form" is ridge regression from queries to their
+        documents, toward the identity: a square matrix for queries in one step, without
+        negatives. It uses none of `loss`, `negatives`, `batch_size`, `epochs` and
+        `learning_rate`.
     batch_size : int, default=128
-        Pairs in a batch.
+        Queries in a batch, each with all its pairs; every query counts the same.
     epochs : int, default=30
         The most passes over the training pairs; early stopping takes fewer.
     learning_rate : float, default=3e-4
         Of AdamW. Vectors of few dimensions want more.
     weight_decay : float, default=0.01
-        Of AdamW, toward the identity.
+        Of AdamW, toward the identity (a class of your own decays toward 0). With
+        ``solver="closed_form"`` the λ of ``mean |Wq − d|² + λ |W − I|²``.
     warmup_ratio : float, default=0.0
         Share of the steps in which the learning rate rises linearly; it is constant
         afterwards.
@@ -85,9 +110,11 @@ class AdapterFinetuner(BaseFinetuner):
     Attributes
     ----------
     weights_ : dict of {str: dict of {str: ndarray}}
-        Of the "query" layer, and of the "document" layer if there is one, the "weight"
-        of shape (d, d) and, with a bias, the "bias" of shape (d,). A vector x becomes
-        ``weight @ x + bias``.
+        Of the "query" layer, and of the "document" layer if there is one. "linear" and
+        "low_rank": "weight" of shape (output_dim, d) and, with a bias, "bias"; a vector
+        x becomes ``weight @ x + bias``. "mlp": "weight_1", "bias_1", "weight_2" and
+        "bias_2"; x becomes ``x + weight_2 @ act(weight_1 @ x + bias_1) + bias_2``. A
+        class: its state_dict, or {} where the untouched vectors are kept.
     encoder_ : encoder or None
         What makes the vectors.
     history_ : list of dict
@@ -115,6 +142,7 @@ class AdapterFinetuner(BaseFinetuner):
     ----------
     A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive
     Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE).
+    G. Moreira et al., "NV-Retriever", 2024, arXiv:2407.15831 (hard negatives).
 
     Examples
     --------
@@ -137,14 +165,14 @@ class AdapterFinetuner(BaseFinetuner):
     AdapterFinetuner(encoder='path/to/model', side='both')
     """
 
-    _encoder_checked = True  # not after unpickling
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         "encoder": "no_validation",
-        "negatives": [StrOptions({"batch", "corpus"})],
-        "adapter": [StrOptions({"linear"})],
+        "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
+        "adapter": [StrOptions(set(_ADAPTER_ARGUMENTS)), type],
         "adapter_params": [dict, None],
-        "side": [StrOptions({"query", "both"})],
+        "side": [StrOptions({"query", "both", "separate"})],
+        "solver": [StrOptions({"adamw", "closed_form"})],
     }
 
     def __init__(
@@ -157,6 +185,7 @@ class AdapterFinetuner(BaseFinetuner):
         adapter="linear",
         adapter_params=None,
         side="query",
+        solver="adamw",
         batch_size=128,
         epochs=30,
         learning_rate=3e-4,
@@ -177,6 +206,7 @@ class AdapterFinetuner(BaseFinetuner):
         self.adapter = adapter
         self.adapter_params = adapter_params
         self.side = side
+        self.solver = solver
         self.batch_size = batch_size
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -194,48 +224,76 @@ class AdapterFinetuner(BaseFinetuner):
 
     def _check_settings(self):
         super()._check_settings()
-        self._check_encoder()
         name = self._find_loss()
         if name is None:
             raise InvalidParameterError(
                 "AdapterFinetuner takes a loss by name or class; there is no model "
                 "that a callable could be called with."
             )
-        if name == "multiple_negatives_ranking":
-            check_argument_names(
-                self.loss_params, ["scale"], f"loss_params of the loss {name!r}"
-            )
-            scale = (self.loss_params or {}).get("scale", 20.0)
-            if not isinstance(scale, Real) or not 0 < scale < np.inf:
-                raise InvalidParameterError(
-                    f"The scale of the loss must be a positive number, got {scale!r}."
-                )
+        if LOSSES[name].needs == "positives":
+            InfoNCEOptions.of(name, self.loss_params)
         else:
             check_loss(self.loss, self.loss_params)
-        check_argument_names(
-            self.adapter_params, ["bias"], f"adapter_params of {self.adapter!r}"
-        )
+        self._check_adapter()
+
+    def _check_adapter(self):
+        params = self.adapter_params or {}
+        if isinstance(self.adapter, str):
+            valid = _ADAPTER_ARGUMENTS[self.adapter]
+            check_argument_names(params, valid, f"adapter_params of {self.adapter!r}")
+        elif not hasattr(self.adapter, "state_dict"):
+            raise InvalidParameterError(
+                f"adapter={self.adapter.__name__} is not a subclass of torch.nn.Module."
+            )
+        for name in ("output_dim", "rank", "hidden_dim"):
+            value = params.get(name, 1)
+            if isinstance(self.adapter, str) and (
+                not isinstance(value, Integral) or value < 1
+            ):
+                raise InvalidParameterError(
+                    f"{name} of adapter_params must be a positive whole number, got "
+                    f"{value!r}."
+                )
+        if self.adapter == "mlp" and params.get("activation", "relu") not in (
+            _ACTIVATIONS
+        ):
+            raise InvalidParameterError(
+                f"activation of adapter_params must be one of {_ACTIVATIONS}, got "
+                f"{params['activation']!r}."
+            )
+        if self.adapter == "linear" and "output_dim" in params and self.side == "query":
+            raise InvalidParameterError(
+                "output_dim changes the dimension of queries, and side='query' leaves "
+                "that of documents: use side='both' or 'separate'."
+            )
+        linear = self.adapter == "linear" and not params
+        if self.solver == "closed_form" and not (linear and self.side == "query"):
+            raise InvalidParameterError(
+                "solver='closed_form' finds a square matrix for queries: it goes with "
+                "adapter='linear' without adapter_params, and side='query'."
+            )
+
+    def _check_learnable(self, data):
+        super()._check_learnable(data)
+        needs = LOSSES[self._find_loss()].needs
+        if needs == "classes" and not isinstance(data.relevance, LabelRelevance):
+            raise ValueError(
+                f"loss={self.loss!r} learns from class labels: use encoder=None, with "
+                "the vectors as X and the labels as y."
+            )
+        if needs == "scores" and not data.has_scores:
+            raise ValueError(
+                f"loss={self.loss!r} learns from teacher scores, and no query has two "
+                "documents of different grades: give y as {document: score} dicts, or "
+                "labelled pairs with several documents a query."
+            )
 
     def _find_loss(self):
-        return find_loss(self.loss, _LOSSES)
+        return find_loss(self.loss, LOSSES)
 
-    def _check_encoder(self):
-        encoder = self.encoder
-        if encoder is None or isinstance(encoder, str | os.PathLike):
-            return
-        if not hasattr(encoder, "transform") or not hasattr(
-            encoder, "transform_documents"
-        ):
-            hint = (
-                "save the model, model.save_pretrained('path'), and pass encoder='path'"
-                if hasattr(encoder, "encode")
-                else "pass the name or directory of a model, a SentenceEncoder, a "
-                "PrecomputedEncoder, or None when X is vectors"
-            )
-            raise InvalidParameterError(
-                f"encoder is a {type(encoder).__name__} without transform and "
-                f"transform_documents; {hint}."
-            )
+    def _spec(self):
+        """What `_apply` needs to know of the adapter, as it is now."""
+        return self.adapter, dict(self.adapter_params or {})
 
     def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
         encoder = self.encoder if fitting else self.encoder_
@@ -250,24 +308,10 @@ class AdapterFinetuner(BaseFinetuner):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return check_vector_data(X, y, corpus, suffix)
 
-    def _open(self, data, X, y, corpus, rng):
+    def _open(self, rng):
         from skembft._adapter_training import AdapterTrainer
 
-        return AdapterTrainer(self, self._fitted_encoder(X, y, corpus), rng)
-
-    def _fitted_encoder(self, X, y, corpus):
-        encoder = self.encoder
-        if isinstance(encoder, str | os.PathLike):
-            return SentenceEncoder(os.fspath(encoder))
-        if hasattr(encoder, "get_params"):
-            encoder = clone(encoder)
-        if isinstance(encoder, BaseFinetuner):
-            encoder.fit(X, y, corpus=corpus)
-        return encoder
-
-    def _keep(self, trainer, state, monitor):
-        super()._keep(trainer, state, monitor)
-        self._encoder_fingerprint = _fingerprint(self.encoder_)
+        return AdapterTrainer(self, self._open_encoder(), rng)
 
     # ---- use
 
@@ -292,7 +336,17 @@ class AdapterFinetuner(BaseFinetuner):
     def _query_vectors(self, queries):
         if self.encoder_ is not None:
             queries = self._checked_encoder().transform(queries)
-        return apply_weights(self.weights_["query"], np.asarray(queries))
+        return self._apply("query", np.asarray(queries))
+
+    def _apply(self, side, vectors):
+        adapter, params = self._adapter_spec
+        weights = self.weights_[side]
+        if isinstance(adapter, str) or not weights:
+            activation = (params or {}).get("activation", "relu")
+            return apply_weights(weights, vectors, activation)
+        from skembft._adapter_training import apply_module
+
+        return apply_module(adapter, params, weights, vectors)
 
     def transform_documents(self, D):
         """Return the vectors of documents.
@@ -313,34 +367,8 @@ class AdapterFinetuner(BaseFinetuner):
         else:
             vectors = np.asarray(self._checked_encoder().transform_documents(D))
         if "document" in self.weights_:
-            return apply_weights(self.weights_["document"], vectors)
+            return self._apply("document", vectors)
         return np.asarray(vectors, dtype=np.float32)
-
-    def _checked_encoder(self):
-        """The encoder; after unpickling it is compared with the one of fit, once."""
-        if not self._encoder_checked:
-            if _fingerprint(self.encoder_) != self._encoder_fingerprint:
-                raise ValueError(
-                    f"The encoder {self.encoder_!r} is not the one this adapter was "
-                    "fitted with: its weights, prompts or settings have changed. "
-                    "Restore the model, or fit again."
-                )
-            self._encoder_checked = True
-        return self.encoder_
-
-    def __getstate__(self):
-        state = super().__getstate__()
-        state.pop("_encoder_checked", None)
-        return state
-
-    def __setstate__(self, state):
-        super().__setstate__(state)
-        self._encoder_checked = not hasattr(self, "_encoder_fingerprint")
-
-    @property
-    def _item_kind(self):
-        encoder = getattr(self, "encoder_", self.encoder)
-        return "vector" if encoder is None else item_kind(encoder)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "weights_")
@@ -356,14 +384,28 @@ class AdapterFinetuner(BaseFinetuner):
         return tags
 
 
-def _fingerprint(encoder):
-    """Hash of what determines an encoder's vectors; None where it has none."""
-    return encoder._fingerprint() if hasattr(encoder, "_fingerprint") else None
+def apply_weights(weights, vectors, activation="relu"):
+    """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed.
 
-
-def apply_weights(weights, vectors):
-    """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed."""
-    vectors = np.asarray(unit_rows(vectors), dtype=np.float32) @ weights["weight"].T
-    if "bias" in weights:
-        vectors = vectors + weights["bias"]
+    Without weights the vectors are only scaled to unit length.
+    """
+    vectors = np.asarray(unit_rows(vectors), dtype=np.float32)
+    if not weights:
+        return vectors
+    if "weight_1" in weights:
+        hidden = vectors @ weights["weight_1"].T + weights["bias_1"]
+        hidden = _activate(hidden, activation) @ weights["weight_2"].T
+        vectors = vectors + hidden + weights["bias_2"]
+    else:
+        vectors = vectors @ weights["weight"].T
+        if "bias" in weights:
+            vectors = vectors + weights["bias"]
     return unit_rows(vectors)
+
+
+def _activate(x, activation):
+    if activation == "relu":
+        return np.maximum(x, 0)
+    if activation == "silu":
+        return x * expit(x)
+    return x * ndtr(x)  # GELU, exact

@@ -1,51 +1,19 @@
 """Training of adapters on cached embeddings. Imports torch: import it lazily."""
 
 import math
-from dataclasses import dataclass
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from skembft._data import RetrievalData
-from skembft._losses import LOSSES, build_loss
-from skembft._utils import check_finite, check_same_width, unit_rows
-
-
-class ResidualLinear(nn.Module):
-    """x + Δx + b with Δ and b starting at 0, the identity, where decay pulls."""
-
-    def __init__(self, dim, bias=False):
-        super().__init__()
-        self.delta = nn.Parameter(torch.zeros(dim, dim))
-        self.bias = nn.Parameter(torch.zeros(dim)) if bias else None
-
-    def forward(self, x):
-        return x + F.linear(x, self.delta, self.bias)
-
-    def weights(self):
-        """The arrays that `apply_weights` needs, without torch."""
-        delta = self.delta.detach().numpy()
-        out = {"weight": np.eye(len(delta), dtype=np.float32) + delta}
-        if self.bias is not None:
-            out["bias"] = self.bias.detach().numpy().copy()
-        return out
-
-
-@dataclass(frozen=True)
-class EncodedData:
-    """Data with the unit vectors of its distinct queries and documents."""
-
-    data: RetrievalData
-    queries: np.ndarray
-    documents: np.ndarray
-
-    def subset(self, queries):
-        queries = np.sort(queries)
-        return EncodedData(
-            self.data.subset(queries), self.queries[queries], self.documents
-        )
+from skembft._adapter_losses import make_loss
+from skembft._encoded import EncodedData, UnitRows
+from skembft._layers import CustomLayer, Linear, LowRank, ResidualMLP
+from skembft._losses import LOSSES
+from skembft._mining import with_mined_negatives
+from skembft._rng import isolated_rng
+from skembft._utils import check_finite, check_same_width
 
 
 class AdapterTrainer:
@@ -58,9 +26,10 @@ class AdapterTrainer:
         self.dim = None
         self.rng = rng
         self.tasks = None
+        self.layers = {"query": None, "document": None}
 
     def prepare(self, data):
-        """Encode the distinct queries and documents, as float32 unit vectors."""
+        """Encode the distinct queries and documents."""
         if self.encoder is None:
             queries, documents = data.queries, data.documents
         else:
@@ -69,24 +38,85 @@ class AdapterTrainer:
         check_finite(queries, "The query vectors of the encoder")
         check_finite(documents, "The document vectors of the encoder")
         check_same_width(queries, documents)
-        queries, documents = (
-            np.asarray(unit_rows(v), dtype=np.float32) for v in (queries, documents)
-        )
         self.dim = queries.shape[1]
         return EncodedData(data, queries, documents)
 
     def train(self, encoded, monitor, epochs):
-        """Train from the identity; return the state that the monitor chose."""
+        """Train from the start; return the state that the monitor chose."""
+        if self.settings.negatives == "hard":
+            encoded = with_mined_negatives(encoded)
+        custom = isinstance(self.settings.adapter, type)
+        # a module of the user's may draw from torch's global random state
+        with isolated_rng() if custom else nullcontext():
+            if custom:
+                torch.manual_seed(self.rng.randint(2**31 - 1))
+                self.layers = {"query": None, "document": None}
+                monitor.start()  # it need not start at the identity
+            self._make_layers(encoded)
+            if not custom:
+                monitor.start()
+            if self.settings.solver == "closed_form":
+                self._solve(encoded, monitor)
+            else:
+                self._descend(encoded, monitor, epochs)
+        monitor.finish()
+        return monitor.best_state
+
+    # ---- layers
+
+    def _make_layers(self, encoded):
         settings = self.settings
-        self.query = ResidualLinear(self.dim, **(settings.adapter_params or {}))
-        self.document = self.query if settings.side == "both" else None
+        query = self._layer(encoded)
+        document = {"query": lambda: None, "both": lambda: query}.get(
+            settings.side, lambda: self._layer(encoded)
+        )()
+        self.layers = {"query": query, "document": document}
+        if isinstance(query, CustomLayer) and document is None:
+            if query.output_dim != self.dim:
+                raise ValueError(
+                    f"adapter={settings.adapter.__name__} makes vectors of "
+                    f"{query.output_dim} dimensions, the documents have {self.dim}; "
+                    "keep the dimension, or adapt documents too: side='both'."
+                )
+
+    def _layer(self, encoded):
+        settings, dim = self.settings, self.dim
+        params = dict(settings.adapter_params or {})
+        if isinstance(settings.adapter, type):
+            return CustomLayer(settings.adapter, params, dim)
+        if settings.adapter == "linear":
+            start = None
+            output_dim = params.get("output_dim") or dim
+            if output_dim > dim:
+                raise ValueError(
+                    f"output_dim={output_dim} is more than the {dim} dimensions of the "
+                    "encoder's vectors."
+                )
+            if output_dim != dim:
+                start = _principal_directions(encoded, output_dim)
+            return Linear(dim, params.get("bias", False), start)
+        generator = torch.Generator().manual_seed(int(self.rng.randint(2**31 - 1)))
+        if settings.adapter == "low_rank":
+            return LowRank(dim, params.get("rank", 32), generator)
+        hidden_dim = params.get("hidden_dim") or 2 * dim
+        activation = params.get("activation", "relu")
+        return ResidualMLP(dim, hidden_dim, activation, generator)
+
+    def adapt(self, side, vectors):
+        """Pass unit vectors through the layer of a side, if it has one."""
+        layer = self.layers[side]
+        return vectors if layer is None else F.normalize(layer(vectors), dim=1)
+
+    # ---- gradient descent
+
+    def _descend(self, encoded, monitor, epochs):
+        settings = self.settings
+        parameters = {p for layer in self._modules() for p in layer.parameters()}
+        parameters = [p for p in parameters if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            self.query.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        compute_loss = self._loss(encoded)
-        monitor.start()
+        compute_loss = make_loss(self, encoded)
         step, total, losses = 0, None, []
         for epoch in range(math.ceil(epochs)):
             batches = self._batches(encoded.data)
@@ -117,139 +147,160 @@ class AdapterTrainer:
                     monitor.update(step, epoch + 1, np.mean(losses))
             if stop or step >= total:
                 break
-        monitor.finish()
-        return monitor.best_state
+        self._set_training(False)
 
     def _step(self, compute_loss, batch):
+        self._set_training(True)
         self.optimizer.zero_grad(set_to_none=True)
         loss = compute_loss(*batch)
         loss.backward()
         self.optimizer.step()
         return loss.item()
 
+    def _modules(self):
+        return [layer for layer in self.layers.values() if layer is not None]
+
+    def _set_training(self, mode):
+        for layer in self._modules():
+            layer.train(mode)
+
     def _batches(self, data):
-        """Shuffled batches of (queries, documents[, labels]) of about equal size."""
-        settings = self.settings
-        if LOSSES[self.loss_name].needs == "labels":
-            columns = data.labelled_pairs(settings.use_all_docs, self.rng)
-        else:
-            columns = data.positive_pairs(settings.use_all_docs, self.rng)
-        n = len(columns[0])
-        if not n:
-            raise ValueError(
-                "There is nothing to learn: none of the queries that "
-                "validation_fraction leaves for training has a relevant document."
-            )
-        order = self.rng.permutation(n)
-        parts = np.array_split(order, math.ceil(n / settings.batch_size))
-        return [tuple(column[part] for column in columns) for part in parts]
+        """Shuffled batches of examples: index arrays, the query's first.
 
-    # ---- losses
+        A batch holds all examples of its queries, and about equally many queries.
+        """
+        columns = data.examples(
+            LOSSES[self.loss_name].needs, self.settings.use_all_docs, self.rng
+        )
+        _check_any(columns[0])
+        by_query = np.argsort(columns[0], kind="stable")
+        _, starts, counts = np.unique(
+            columns[0][by_query], return_index=True, return_counts=True
+        )
+        n_batches = math.ceil(len(starts) / self.settings.batch_size)
+        order = self.rng.permutation(len(starts))
+        batches = []
+        for part in np.array_split(order, n_batches):
+            size = counts[part]
+            ends = np.cumsum(size)
+            within = np.arange(ends[-1]) - np.repeat(ends - size, size)
+            rows = by_query[np.repeat(starts[part], size) + within]
+            batches.append(tuple(column[rows] for column in columns))
+        return batches
 
-    def _loss(self, encoded):
-        queries = torch.from_numpy(encoded.queries)
-        documents = torch.from_numpy(encoded.documents)
-        if self.loss_name == "multiple_negatives_ranking":
-            return _InfoNCE(self, encoded.data, queries, documents)
-        loss = build_loss(self.settings.loss, None, self.settings.loss_params)
-        from_embeddings = loss.compute_loss_from_embeddings
-        data, rng = encoded.data, self.rng
-        spec = LOSSES[self.loss_name]
-        if spec.draws_negatives(data, self.settings.negatives):
-            data.check_negatives()  # again: held-out documents are not in the pool
+    # ---- closed form
 
-        def embed(query_index, *document_indices):
-            anchor = self.adapt(self.query, queries[query_index])
-            others = [self.adapt(self.document, documents[i]) for i in document_indices]
-            return [anchor, *others]
+    def _solve(self, encoded, monitor):
+        """Ridge regression from queries to their documents, toward the identity.
 
-        def triplet(query_index, document_index):
-            count = max(data.n_negatives, 1)
-            negatives = data.negatives(query_index, count, rng).T.ravel()
-            repeated = np.tile(query_index, count), np.tile(document_index, count)
-            return from_embeddings(embed(*repeated, negatives), None)
-
-        def labelled(query_index, document_index, labels):
-            columns = embed(query_index, document_index)
-            return from_embeddings(columns, torch.from_numpy(labels).float())
-
-        return triplet if spec.needs == "triplets" else labelled
-
-    @staticmethod
-    def adapt(module, vectors):
-        """Unit vectors; where there is no layer they are so already."""
-        return vectors if module is None else F.normalize(module(vectors), dim=1)
+        W minimises mean |W q − d|² + λ |W − I|², λ being weight_decay.
+        """
+        self.tasks.begin()
+        query, document = encoded.data.positive_pairs(
+            self.settings.use_all_docs, self.rng
+        )
+        _check_any(query)
+        Q, D = UnitRows(encoded.queries), UnitRows(encoded.documents)
+        gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        cross, loss = gram.clone(), 0.0
+        for start in range(0, len(query), 4096):
+            q = Q[query[start : start + 4096]].double()
+            d = D[document[start : start + 4096]].double()
+            gram += q.T @ q / len(query)
+            cross += d.T @ q / len(query)
+            loss += float((q - d).square().sum()) / len(query)
+        ridge = self.settings.weight_decay * torch.eye(self.dim, dtype=torch.float64)
+        weight = torch.linalg.solve(gram + ridge, cross + ridge, left=False)
+        delta = weight - torch.eye(self.dim, dtype=torch.float64)
+        with torch.no_grad():
+            self.layers["query"].delta.copy_(delta)
+        # |W q − d|² summed, from the moments
+        loss += float((delta @ gram * delta).sum())
+        loss += float(2 * (delta * (gram - cross)).sum())
+        monitor.update(1, 1.0, loss)
+        self.tasks.end(self.attributes)
 
     # ---- what the monitor and the estimator ask for
 
     @torch.no_grad()
     def vectors(self, encoded):
+        self._set_training(False)
         return tuple(
-            self.adapt(module, torch.from_numpy(vectors)).numpy()
-            for module, vectors in (
-                (self.query, encoded.queries),
-                (self.document, encoded.documents),
+            self._adapted(side, vectors)
+            for side, vectors in (
+                ("query", encoded.queries),
+                ("document", encoded.documents),
             )
         )
 
+    def _adapted(self, side, vectors):
+        if self.layers[side] is None:
+            return vectors
+        parts = [self.adapt(side, x).numpy() for x in UnitRows(vectors).chunks()]
+        return np.concatenate(parts)
+
     def snapshot(self):
-        return self.query.weights()
+        """Copies of the layers' arrays; {} where the vectors are untouched."""
+        query, document = self.layers["query"], self.layers["document"]
+        state = {"query": {} if query is None else query.weights()}
+        if self.settings.side == "both":
+            state["document"] = state["query"]
+        elif self.settings.side == "separate":
+            state["document"] = {} if document is None else document.weights()
+        return state
 
     @staticmethod
     def is_finite(state):
-        return all(np.isfinite(array).all() for array in state.values())
+        return all(
+            np.isfinite(array).all()
+            for weights in state.values()
+            for array in weights.values()
+        )
 
     def attributes(self, state=None):
         """The fitted attributes of a state, by default of the weights as they are."""
         state = self.snapshot() if state is None else state
-        weights = {"query": state}
-        if self.settings.side == "both":
-            weights["document"] = state
         return {
-            "weights_": weights,
-            "embedding_dim_": self.dim,
+            "weights_": state,
+            "embedding_dim_": self._output_dim(state["query"]),
             "encoder_": self.encoder,
+            "_adapter_spec": self.settings._spec(),
         }
 
+    def _output_dim(self, weights):
+        layer = self.layers["query"]
+        if isinstance(layer, CustomLayer):
+            return layer.output_dim if weights else self.dim
+        return len(weights["weight"]) if "weight" in weights else self.dim
 
-class _InfoNCE:
-    """−log softmax of the positive among candidates, known positives left out.
 
-    InfoNCE (van den Oord et al. 2018, arXiv 1807.03748) over the documents of the batch
-    or of the whole training corpus, each document once.
+def _check_any(examples):
+    if not len(examples):
+        raise ValueError(
+            "There is nothing to learn: none of the queries that validation_fraction "
+            "leaves for training has a relevant document."
+        )
+
+
+def apply_module(cls, params, weights, vectors):
+    """Adapt vectors (n, d) by a user's module with the arrays of its state_dict."""
+    with isolated_rng():
+        layer = CustomLayer(cls, params, vectors.shape[1]).load(weights).eval()
+    with torch.no_grad():
+        parts = [F.normalize(layer(x), dim=1) for x in UnitRows(vectors).chunks()]
+    return torch.cat(parts).numpy()
+
+
+def _principal_directions(encoded, output_dim):
+    """The uncentred principal directions of the training vectors, (output_dim, d).
+
+    Of all projections they keep the inner products best: where an adapter that changes
+    the dimension starts.
     """
-
-    def __init__(self, trainer, data, queries, documents):
-        settings = trainer.settings
-        self.trainer, self.data = trainer, data
-        self.queries, self.documents = queries, documents
-        self.scale = (settings.loss_params or {}).get("scale", 20.0)
-        self.whole_corpus = settings.negatives == "corpus"
-        self.column_of = np.full(len(documents), -1)
-        if self.whole_corpus:
-            self.column_of[data.pool] = np.arange(len(data.pool))
-            self.pool = documents[data.pool]
-
-    def __call__(self, query_index, document_index):
-        if self.whole_corpus:
-            candidates, column_of = self.pool, self.column_of
-        else:
-            columns = self._batch_columns(query_index, document_index)
-            candidates, column_of = self.documents[columns], self.column_of.copy()
-            column_of[columns] = np.arange(len(columns))
-        target = column_of[document_index]
-        row, column = self.data.relevance.known_positives(query_index, column_of)
-        other = column != target[row]
-        trainer = self.trainer
-        q = trainer.adapt(trainer.query, self.queries[query_index])
-        candidates = trainer.adapt(trainer.document, candidates)
-        logits = self.scale * (q @ candidates.T)
-        logits[row[other], column[other]] = -torch.inf
-        return F.cross_entropy(logits, torch.from_numpy(target))
-
-    def _batch_columns(self, query_index, document_index):
-        judged = [document_index]
-        if self.data.n_negatives:
-            rows = self.data.relevance.negative[query_index]
-            judged.append(rows.indices)
-        return np.unique(np.concatenate(judged))
+    gram = 0
+    for x in UnitRows(encoded.queries).chunks():
+        gram = gram + x.double().T @ x.double()
+    for x in UnitRows(encoded.documents).chunks(encoded.data.pool):
+        gram = gram + x.double().T @ x.double()
+    _, directions = torch.linalg.eigh(gram)  # ascending
+    return directions[:, -output_dim:].T.flip(0).float().contiguous()

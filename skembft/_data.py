@@ -101,6 +101,18 @@ class RetrievalData:
 
     # ---- training examples
 
+    def examples(self, needs, use_all_docs, rng):
+        """Columns of the training examples that a loss needs: indices and labels.
+
+        "labels": query, document, label; "scores": query, two documents, their grades;
+        all others: query, relevant document.
+        """
+        if needs == "labels":
+            return self.labelled_pairs(use_all_docs, rng)
+        if needs == "scores":
+            return self.graded_pairs(rng)
+        return self.positive_pairs(use_all_docs, rng)
+
     def positive_pairs(self, use_all_docs, rng):
         """Query and document indices of the positive pairs.
 
@@ -131,6 +143,38 @@ class RetrievalData:
             np.concatenate([documents, negatives.ravel()]),
             labels,
         )
+
+    def graded_pairs(self, rng):
+        """Query, document, another document of the query, and both grades.
+
+        Every judged document of a query is paired with another one, drawn at random.
+        """
+        order = np.argsort(self.row_query[self.example_row], kind="stable")
+        query = self.row_query[self.example_row[order]]
+        _, starts, counts = np.unique(query, return_index=True, return_counts=True)
+        start, count = np.repeat(starts, counts), np.repeat(counts, counts)
+        step = 1 + (rng.random_sample(len(query)) * (count - 1)).astype(int)
+        other = order[start + (np.arange(len(query)) - start + step) % count]
+        kept = self.example_document[order] != self.example_document[other]
+        first, second = order[kept], other[kept]
+        return (
+            query[kept],
+            self.example_document[first],
+            self.example_document[second],
+            self.example_grade[first],
+            self.example_grade[second],
+        )
+
+    @property
+    def has_scores(self):
+        """Whether some query has documents of different grades."""
+        if isinstance(self.relevance, LabelRelevance):
+            return False
+        query = self.row_query[self.example_row]
+        low, high = np.full(self.n_queries, np.inf), np.full(self.n_queries, -np.inf)
+        np.minimum.at(low, query, self.example_grade)
+        np.maximum.at(high, query, self.example_grade)
+        return bool((low < high).any())
 
     def check_negatives(self):
         """Raise an error unless every query has a document that is not relevant."""

@@ -122,6 +122,12 @@ class EmbeddingFinetuner(BaseFinetuner):
     >>> finetuner.transform(["how do I reset my password?"])  # doctest: +SKIP
     """
 
+    _losses = (
+        "multiple_negatives_ranking",
+        "triplet",
+        "cosine_similarity",
+        "contrastive",
+    )
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         **MODEL_CONSTRAINTS,
@@ -188,7 +194,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     # ---- fit
 
     def _find_loss(self):
-        return find_loss(self.loss)
+        return find_loss(self.loss, self._losses)
 
     def _check_settings(self):
         super()._check_settings()
@@ -201,7 +207,7 @@ class EmbeddingFinetuner(BaseFinetuner):
                 "arguments of its loss itself."
             )
 
-    def _open(self, data, X, y, corpus, rng):
+    def _open(self, rng):
         from sentence_transformers.sentence_transformer.modules import Normalize
 
         from skembft._embedding_training import ModelTrainer

@@ -23,11 +23,11 @@ from skembft._losses import LOSSES, build_loss, name_of_class
 from skembft._models import (
     encode,
     is_available,
-    isolated_rng,
     no_progress_bar,
     resolve_precision,
     resolve_prompt,
 )
+from skembft._rng import isolated_rng
 
 
 @dataclass(frozen=True)
@@ -92,11 +92,12 @@ class ModelTrainer:
         if name is not None:
             return build_loss(settings.loss, self.model, settings.loss_params), name
         loss = settings.loss(self.model)
-        name = name_of_class(type(loss))
+        name = name_of_class(type(loss), settings._losses)
         if name is None:
             raise ValueError(
                 f"loss made a {type(loss).__name__}; what it needs is known only of "
-                f"{[spec.class_name for spec in LOSSES.values()]} and their subclasses."
+                f"{[LOSSES[name].class_name for name in settings._losses]} and their "
+                "subclasses."
             )
         return loss, name
 

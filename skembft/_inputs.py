@@ -7,6 +7,7 @@ Bad input raises an exception that names the row, the value and what to do.
 import numbers
 import warnings
 from collections.abc import Mapping
+from hashlib import blake2b
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def _natural_key(name):
     return (int(digits) if digits else -1, str(name))
 
 
-def _rows_of(X, name="X"):
+def to_rows(X, name="X"):
     """Return (rows, is_table): rows of items, or the items of a 1-D X."""
     rows = _frame_rows(X, name) if _is_frame(X) else to_list(X, name)
     if not rows:
@@ -161,7 +162,7 @@ def check_items(values, name, kind):
 
 def check_queries(X, kind):
     """Return the queries of X, those of the first column where X is a table."""
-    rows, is_table = _rows_of(X)
+    rows, is_table = to_rows(X)
     if is_table:
         return [check_item(row[0], f"X[{i}][0]", kind) for i, row in enumerate(rows)]
     return [check_item(row, f"X[{i}]", kind) for i, row in enumerate(rows)]
@@ -227,7 +228,7 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
     name, suffix : str
         Name of the estimator and what follows X, y and corpus ("_val"), for messages.
     """
-    rows, is_table = _rows_of(X, f"X{suffix}")
+    rows, is_table = to_rows(X, f"X{suffix}")
     if is_table:
         judged, n_negatives = _read_table(rows, y, kind, suffix)
     else:
@@ -405,11 +406,12 @@ def _paired_vectors(X, y, corpus, suffix):
         raise ValueError(
             f"X{suffix} has {len(X)} rows, but y{suffix} has {len(Y)} vectors."
         )
-    extra = Y[:0]
+    candidates = Y
     if corpus is not None:
         extra = check_vectors(corpus, f"corpus{suffix}", X.shape[1])
+        candidates = np.concatenate([Y, extra])
     queries, row_query = _distinct_rows(X)
-    documents, at = _distinct_rows(np.concatenate([Y, extra]))
+    documents, at = _distinct_rows(candidates)
     rows, grades = np.arange(len(X)), np.ones(len(X))
     example_document = at[: len(Y)]
     return RetrievalData(
@@ -446,9 +448,14 @@ def check_vectors(vectors, name, width=None):
 
 
 def _distinct_rows(matrix):
-    """Distinct rows in order of first appearance, and the index of every row."""
-    matrix = np.ascontiguousarray(matrix)
+    """Distinct rows in order of first appearance, and the index of every row.
+
+    Nothing is copied where all are distinct: the matrix may be a memory map.
+    """
     index = _Numbering()
-    at = np.asarray([index[row.tobytes()] for row in matrix], dtype=np.int64)
+    digests = (blake2b(np.ascontiguousarray(row), digest_size=16) for row in matrix)
+    at = np.asarray([index[digest.digest()] for digest in digests], dtype=np.int64)
+    if len(index) == len(matrix):
+        return matrix, at
     _, first = np.unique(at, return_index=True)
     return matrix[first], at

@@ -43,8 +43,8 @@ class JudgedRelevance:
     @cached_property
     def _keys(self):
         """Sorted ``query * n_documents + document`` of all positives."""
-        queries = np.repeat(np.arange(self.positive.shape[0]), self.n_relevant)
-        return queries * self.positive.shape[1] + self.positive.indices
+        queries, documents = self.positive_coordinates()
+        return queries * self.positive.shape[1] + documents
 
     def grades(self, queries, documents):
         """Grades of `documents` (n, k) for `queries` (n,); 0 where not relevant."""
@@ -89,8 +89,28 @@ class JudgedRelevance:
         start, stop = self.negative.indptr[query : query + 2]
         return self.negative.indices[start:stop]
 
+    def positive_coordinates(self):
+        """Query and document of every known positive."""
+        queries = np.repeat(np.arange(self.positive.shape[0]), self.n_relevant)
+        return queries, self.positive.indices
+
+    def with_negatives(self, queries, documents):
+        """Judge more documents as negatives, pair by pair."""
+        return JudgedRelevance(
+            self.positive, _marked(self.negative, queries, documents)
+        )
+
     def take(self, queries):
         return JudgedRelevance(self.positive[queries], self.negative[queries])
+
+
+def _marked(matrix, rows, columns):
+    """A sparse matrix of ones, with more of its entries set."""
+    more = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=matrix.shape)
+    marked = (matrix + more).tocsr()
+    marked.data[:] = 1
+    marked.sort_indices()
+    return marked
 
 
 class LabelRelevance:
@@ -99,9 +119,12 @@ class LabelRelevance:
     Nothing quadratic is stored: a judgement is a comparison of two labels.
     """
 
-    def __init__(self, labels, rows=None):
+    def __init__(self, labels, rows=None, negative=None):
         self.labels = labels  # of every document
         self.self_index = np.arange(len(labels)) if rows is None else rows
+        if negative is None:
+            negative = sparse.csr_array((len(self.self_index), len(labels)))
+        self.negative = negative  # 1 where judged a negative, as mining does
         self._members = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels)
 
@@ -130,8 +153,12 @@ class LabelRelevance:
         counts = np.bincount(self.labels[pool], minlength=len(self._counts))
         return counts[self.labels[self.self_index]] >= len(pool)
 
-    def judged_negatives(self, query):
-        return np.empty(0, dtype=np.int64)
+    judged_negatives = JudgedRelevance.judged_negatives
+
+    def with_negatives(self, queries, documents):
+        """Judge documents as negatives, pair by pair."""
+        negative = _marked(self.negative, queries, documents)
+        return LabelRelevance(self.labels, self.self_index, negative)
 
     def partners(self, queries, documents, rng):
         """One random other row of the same label for every query that has one."""
@@ -151,4 +178,6 @@ class LabelRelevance:
         return queries, members[starts[labels] + place]
 
     def take(self, queries):
-        return LabelRelevance(self.labels, self.self_index[queries])
+        return LabelRelevance(
+            self.labels, self.self_index[queries], self.negative[queries]
+        )

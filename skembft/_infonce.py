@@ -1,0 +1,148 @@
+"""InfoNCE on cached embeddings, over a batch or the whole corpus. Import it lazily."""
+
+import numpy as np
+import torch
+
+# documents that compete in one batch; of a larger corpus so many are drawn for each
+MAX_CANDIDATES = 2**13
+
+_NEVER = torch.finfo(torch.float32).min / 4  # a logit that a softmax does not see
+
+
+class InfoNCE:
+    """−log softmax of a positive among candidates that are not known positives.
+
+    The candidates are the documents of the batch with the judged negatives of its
+    queries, or the training corpus; every document is one candidate, however often it
+    occurs. A query counts once, as the mean over its positives. The options are those
+    of Sentence Transformers' MultipleNegativesRankingLoss, with its values.
+
+    Parameters
+    ----------
+    options : InfoNCEOptions
+    data : RetrievalData
+    queries, documents : UnitRows
+    adapt : callable (side, tensor) -> tensor of unit vectors
+    frozen_documents : bool
+        Whether `adapt` leaves documents as they are.
+    negatives : {"batch", "random", "hard", "corpus"}
+    rng : RandomState
+
+    References
+    ----------
+    A. van den Oord et al., 2018, arXiv:1807.03748 (InfoNCE); Z. Lan et al., 2025,
+    arXiv:2503.04812 (hardness weighting).
+    """
+
+    def __init__(
+        self, options, data, queries, documents, adapt, frozen_documents, negatives, rng
+    ):
+        self.options, self.data, self.rng = options, data, rng
+        self.queries, self.documents, self.adapt = queries, documents, adapt
+        self.negatives = negatives
+        self.column_of = np.full(len(documents), -1)
+        self.whole_corpus = negatives == "corpus" and len(data.pool) <= MAX_CANDIDATES
+        self.corpus = None
+        if self.whole_corpus:
+            self.column_of[data.pool] = np.arange(len(data.pool))
+            if frozen_documents:
+                self.corpus = documents[data.pool]
+
+    def __call__(self, pair_query, pair_document):
+        """The loss of a batch of positive pairs."""
+        options = self.options
+        query_index, row = np.unique(pair_query, return_inverse=True)
+        columns = self._candidates(query_index, pair_query, pair_document)
+        target = self.column_of[pair_document]
+        q = self.adapt("query", self.queries[query_index])
+        c = self.corpus
+        if c is None:
+            c = self.adapt("document", self.documents[columns])
+        cosines = q @ c.T
+        logits = options.scale * cosines
+        positive = logits[row, target]
+        if options.hardness_mode is not None:
+            logits = logits + self._hardness(cosines, query_index)
+        known = self.data.relevance.known_positives(query_index, self.column_of)
+        logits[known] = _NEVER
+        others = [torch.logsumexp(logits, dim=1)[row]]
+        per_direction = [torch.logaddexp(others[0], positive)]
+        if "query_to_query" in options.directions:
+            others.append(self._query_to_query(q, query_index, row, pair_document))
+        if "doc_to_query" in options.directions:
+            back = self._doc_to_query(q, c, query_index, row, pair_document)
+            others.append(back)
+            per_direction.append(back)
+        if "doc_to_doc" in options.directions:
+            others.append(self._doc_to_doc(c, row, target, known, query_index))
+        if options.partition_mode == "joint":
+            log_z = torch.logsumexp(torch.stack([*others, positive]), dim=0)
+        else:
+            log_z = torch.stack(per_direction).mean(dim=0)
+        if not self.whole_corpus:
+            self.column_of[columns] = -1
+        share = 1 / np.bincount(row)[row] / len(query_index)
+        return ((log_z - positive) * torch.from_numpy(share).float()).sum()
+
+    def _candidates(self, query_index, pair_query, pair_document):
+        """Sorted indices of the documents that compete; numbers their columns."""
+        if self.whole_corpus:
+            return self.data.pool
+        parts = [pair_document, self.data.relevance.negative[query_index].indices]
+        pool = self.data.pool
+        if self.negatives == "corpus":
+            parts.append(pool[self.rng.randint(len(pool), size=MAX_CANDIDATES)])
+        elif self.negatives == "random":
+            parts.append(self.data.negatives(pair_query, 1, self.rng)[:, 0])
+        columns = np.unique(np.concatenate(parts))
+        self.column_of[columns] = np.arange(len(columns))
+        return columns
+
+    def _judged_negatives(self, query_index):
+        """Coordinates (row, column) of the queries' own negatives."""
+        rows = self.data.relevance.negative[query_index]
+        row = np.repeat(np.arange(len(query_index)), np.diff(rows.indptr))
+        column = self.column_of[rows.indices]
+        return row[column >= 0], column[column >= 0]
+
+    def _hardness(self, cosines, query_index):
+        """What hardness weighting adds to the logits of negatives."""
+        penalty = self.options.hardness_strength * cosines.detach()
+        is_own = torch.zeros_like(penalty, dtype=torch.bool)
+        is_own[self._judged_negatives(query_index)] = True
+        if self.options.hardness_mode == "in_batch_negatives":
+            penalty = penalty.masked_fill(is_own, 0)
+        elif self.options.hardness_mode == "hard_negatives":
+            penalty = penalty.masked_fill(~is_own, 0)
+        return penalty
+
+    def _query_to_query(self, q, query_index, row, pair_document):
+        """Other queries of the batch that the document does not answer."""
+        scores = (self.options.scale * q @ q.T)[row]
+        answered = self._answered(query_index, pair_document)
+        answered[np.arange(len(row)), row] = True  # the query itself
+        return torch.logsumexp(scores.masked_fill(answered, _NEVER), dim=1)
+
+    def _doc_to_query(self, q, c, query_index, row, pair_document):
+        """The document against the queries of the batch, its own included."""
+        d = c[self.column_of[pair_document]]
+        answered = self._answered(query_index, pair_document)
+        answered[np.arange(len(row)), row] = False
+        scores = (self.options.scale * d @ q.T).masked_fill(answered, _NEVER)
+        return torch.logsumexp(scores, dim=1)
+
+    def _doc_to_doc(self, c, row, target, known, query_index):
+        """The document against candidates that do not belong to its query."""
+        belongs = torch.zeros((len(query_index), len(c)), dtype=torch.bool)
+        belongs[known] = True
+        belongs[self._judged_negatives(query_index)] = True
+        scores = self.options.scale * c[target] @ c.T
+        return torch.logsumexp(scores.masked_fill(belongs[row], _NEVER), dim=1)
+
+    def _answered(self, query_index, pair_document):
+        """Whether each pair's document is known to be relevant to each query."""
+        grades = self.data.relevance.grades(
+            query_index,
+            np.broadcast_to(pair_document, (len(query_index), len(pair_document))),
+        )
+        return torch.from_numpy(grades.T > 0)

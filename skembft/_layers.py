@@ -1,0 +1,113 @@
+"""The adapters: small torch modules that start at the identity. Import it lazily."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+
+
+class Linear(nn.Module):
+    """Wx + b with W = start + Δ; Δ and b start at 0, where weight decay pulls.
+
+    `start` is the identity, or a projection of shape (output_dim, dim).
+    """
+
+    def __init__(self, dim, bias=False, start=None):
+        super().__init__()
+        self.start = start
+        size = dim if start is None else len(start)
+        self.delta = nn.Parameter(torch.zeros(size, dim))
+        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+
+    def forward(self, x):
+        start = x if self.start is None else F.linear(x, self.start)
+        return start + F.linear(x, self.delta, self.bias)
+
+    def weights(self):
+        """The arrays that `apply_weights` needs, without torch."""
+        start = torch.eye(len(self.delta)) if self.start is None else self.start
+        out = {"weight": (start + self.delta.detach()).numpy()}
+        if self.bias is not None:
+            out["bias"] = self.bias.detach().numpy().copy()
+        return out
+
+
+class LowRank(nn.Module):
+    """x + UVx with U (d, rank) starting at 0 and V (rank, d) at random."""
+
+    def __init__(self, dim, rank, generator):
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(dim, rank))
+        down = torch.randn(rank, dim, generator=generator) / math.sqrt(dim)
+        self.down = nn.Parameter(down)
+
+    def forward(self, x):
+        return x + F.linear(F.linear(x, self.down), self.up)
+
+    def weights(self):
+        """The arrays of the square matrix that this is."""
+        delta = (self.up @ self.down).detach().numpy()
+        return {"weight": np.eye(len(delta), dtype=np.float32) + delta}
+
+
+class ResidualMLP(nn.Module):
+    """x + W₂ act(W₁x + b₁) + b₂, with W₂ and b₂ starting at 0."""
+
+    def __init__(self, dim, hidden_dim, activation, generator):
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        bound = 1 / math.sqrt(dim)  # as torch.nn.Linear starts
+        uniform = torch.empty(hidden_dim, dim + 1).uniform_(
+            -bound, bound, generator=generator
+        )
+        self.weight_1 = nn.Parameter(uniform[:, :dim].clone())
+        self.bias_1 = nn.Parameter(uniform[:, dim].clone())
+        self.weight_2 = nn.Parameter(torch.zeros(dim, hidden_dim))
+        self.bias_2 = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x):
+        hidden = self.activation(F.linear(x, self.weight_1, self.bias_1))
+        return x + F.linear(hidden, self.weight_2, self.bias_2)
+
+    def weights(self):
+        """The arrays that `apply_weights` needs, without torch."""
+        return {k: v.detach().numpy().copy() for k, v in self.named_parameters()}
+
+
+class CustomLayer(nn.Module):
+    """A user's module, built as ``cls(dim, **params)`` and checked on two vectors."""
+
+    def __init__(self, cls, params, dim):
+        super().__init__()
+        self.module = cls(dim, **params)
+        self.module.eval()
+        with torch.no_grad():
+            out = self.module(torch.eye(2, dim))
+        shape = tuple(getattr(out, "shape", ()))
+        if len(shape) != 2 or shape[0] != 2:
+            raise ValueError(
+                f"adapter={cls.__name__} gave {type(out).__name__} of shape {shape} "
+                f"for 2 vectors of {dim} dimensions; forward must map a tensor of "
+                f"shape (n, {dim}) to one of shape (n, output_dim)."
+            )
+        if not any(p.requires_grad for p in self.module.parameters()):
+            raise ValueError(f"adapter={cls.__name__} has no parameters to train.")
+        self.output_dim = shape[1]
+
+    def forward(self, x):
+        return self.module(x)
+
+    def weights(self):
+        """The module's state_dict as numpy arrays."""
+        state = self.module.state_dict()
+        return {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
+
+    def load(self, weights):
+        """Put the arrays of `weights` back into the module."""
+        state = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
+        self.module.load_state_dict(state)
+        return self

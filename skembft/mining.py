@@ -1,0 +1,169 @@
+"""Hard negatives: documents that a model confuses with the relevant ones."""
+
+from numbers import Integral, Real
+
+import numpy as np
+
+from skembft._encoders import SentenceEncoder
+from skembft._inputs import check_items
+from skembft._mining import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
+from skembft._scoring import item_kind, read_data
+from skembft._utils import shorten
+
+__all__ = ["mine_hard_negatives"]
+
+_CHUNK = 50_000  # documents of a corpus that are encoded and compared at a time
+
+
+def mine_hard_negatives(
+    encoder,
+    X,
+    y=None,
+    *,
+    corpus=None,
+    n_negatives=N_NEGATIVES,
+    relative_margin=RELATIVE_MARGIN,
+):
+    """Find the documents most similar to every query that do not answer it.
+
+    Documents known to be relevant to a query are never its negatives. Neither are
+    those that score above 95 % of its best relevant document: they are probably
+    relevant and only not judged so (NV-Retriever's positive-aware mining).
+
+    Parameters
+    ----------
+    encoder : str, encoder or fitted finetuner
+        Whose index is searched; a str means ``SentenceEncoder(encoder)``.
+    X, y : same forms as in ``fit``
+        Queries and their relevant documents; see the guide on data forms.
+    corpus : array-like of documents, or iterator of lists of documents, default=None
+        Where to look, besides the documents of `y`. An iterator is read once, a list at
+        a time, so that a corpus larger than memory can be mined.
+    n_negatives : int, default=5
+        The most negatives a query gets.
+    relative_margin : float, default=0.05
+        Candidates that score above ``(1 - relative_margin)`` times the best relevant
+        document are left out. 0 leaves out only those above it.
+
+    Returns
+    -------
+    y_mined : list of dict
+        For every row of `X` ``{document: grade}`` with the relevant documents of `y`,
+        those judged 0 there, and the mined negatives with grade 0, hardest first. Pass
+        it to ``fit`` as `y` (of a table, with its queries as X).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad data, as in ``fit``.
+
+    References
+    ----------
+    G. Moreira et al., "NV-Retriever: Improving text embedding models with effective
+    hard-negative mining", 2024, arXiv:2407.15831.
+
+    Examples
+    --------
+    >>> from skembft import PrecomputedEncoder
+    >>> from skembft.mining import mine_hard_negatives
+    >>> vectors = {"q": [1, 0.0], "a": [0.9, 0.1], "b": [0.6, 0.6], "c": [0, 1.0]}
+    >>> index = PrecomputedEncoder(vectors)
+    >>> mine_hard_negatives(index, ["q"], ["a"], corpus=["a", "b", "c"], n_negatives=1)
+    [{'a': 1.0, 'b': 0.0}]
+    """
+    _check(n_negatives, relative_margin)
+    if isinstance(encoder, str):
+        encoder = SentenceEncoder(encoder)
+    kind = item_kind(encoder)
+    if kind == "vector":
+        raise ValueError(
+            "mine_hard_negatives needs texts or ids, and this encoder takes vectors: "
+            "use AdapterFinetuner(encoder=None, negatives='hard') instead."
+        )
+    data = read_data(encoder, X, y)
+    queries = np.asarray(encoder.transform(data.queries))
+    known = {document: i for i, document in enumerate(data.documents)}
+    found = _Best(len(queries), n_negatives)
+    ceiling = None
+    for documents in _portions(data.documents, corpus, known, kind):
+        vectors = np.asarray(encoder.transform_documents(documents))
+        if ceiling is None:  # the first portion holds the relevant documents
+            ceiling = best_positive(queries, vectors, data.relevance)
+            hidden = data.relevance.known_positives
+        else:
+            hidden = _nothing
+        indices, scores = mine(
+            queries, vectors, hidden, ceiling, n_negatives, relative_margin
+        )
+        found.add(documents, indices, scores)
+    return _graded(data, found)
+
+
+def _check(n_negatives, relative_margin):
+    if not isinstance(n_negatives, Integral) or n_negatives < 1:
+        raise ValueError(
+            f"n_negatives must be a positive whole number, got {n_negatives!r}."
+        )
+    if not isinstance(relative_margin, Real) or not 0 <= relative_margin < 1:
+        raise ValueError(
+            f"relative_margin must be in [0, 1), got {shorten(relative_margin)}."
+        )
+
+
+def _nothing(rows, column_of):
+    return np.empty(0, dtype=int), np.empty(0, dtype=int)
+
+
+def _portions(documents, corpus, known, kind):
+    """Yield lists of distinct documents: those of y, then those only in the corpus."""
+    yield documents
+    if corpus is None:
+        return
+    is_iterator = hasattr(corpus, "__next__")
+    for i, part in enumerate(corpus if is_iterator else [corpus]):
+        name = f"corpus, list {i}" if is_iterator else "corpus"
+        items = dict.fromkeys(check_items(part, name, kind))
+        items = [item for item in items if item not in known]
+        for start in range(0, len(items), _CHUNK):
+            yield items[start : start + _CHUNK]
+
+
+class _Best:
+    """The best documents of every query over several portions."""
+
+    def __init__(self, n_queries, k):
+        self.k = k
+        self.items = np.empty((n_queries, 0), dtype=object)
+        self.scores = np.empty((n_queries, 0), dtype=np.float32)
+
+    def add(self, documents, indices, scores):
+        items = np.empty(indices.shape, dtype=object)
+        for at in zip(*np.nonzero(indices >= 0), strict=True):
+            items[at] = documents[indices[at]]
+        items = np.concatenate([self.items, items], axis=1)
+        scores = np.concatenate([self.scores, scores], axis=1)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        order = order[:, : 2 * self.k]  # a document may occur in two lists
+        self.items = np.take_along_axis(items, order, axis=1)
+        self.scores = np.take_along_axis(scores, order, axis=1)
+
+    def of(self, query):
+        """Distinct documents of a query, best first."""
+        distinct = dict.fromkeys(d for d in self.items[query] if d is not None)
+        return list(distinct)[: self.k]
+
+
+def _graded(data, found):
+    relevance = data.relevance
+    out = []
+    for query in data.row_query:
+        graded = {}
+        for judged in (relevance.positive, relevance.negative):
+            start, stop = judged.indptr[query : query + 2]
+            columns, grades = judged.indices[start:stop], judged.data[start:stop]
+            if judged is relevance.negative:
+                grades = np.zeros(len(columns))
+            for column, grade in zip(columns, grades, strict=True):
+                graded[data.documents[column]] = float(grade)
+        out.append({**graded, **{d: 0.0 for d in found.of(query) if d not in graded}})
+    return out
