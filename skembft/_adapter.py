@@ -1,6 +1,6 @@
 """A small trainable layer over frozen embeddings."""
 
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -67,7 +67,9 @@ class AdapterFinetuner(FrozenFinetuner):
         with the dimension of the vectors and `adapter_params`.
     adapter_params : dict, default=None
         Arguments of the layer. "linear": ``bias`` (False) and ``output_dim`` (None: as
-        the encoder's; starts at the principal directions of the training vectors);
+        the encoder's; starts at the principal directions of the training vectors), with
+        ``solver="closed_form"`` only ``ridge`` (0.03), the λ of
+        ``mean |W q − d|² + λ |W − I|²``;
         "low_rank": ``rank`` (32); "mlp": ``hidden_dim`` (None: twice the dimension) and
         ``activation`` ("relu", "gelu" or "silu").
     side : {"query", "both", "separate"}, default="query"
@@ -76,17 +78,16 @@ class AdapterFinetuner(FrozenFinetuner):
     solver : {"adamw", "closed_form"}, default="adamw"
         How the layer is found. "closed_form" is ridge regression from queries to their
         documents, toward the identity: a square matrix for queries in one step, without
-        negatives. It uses none of `loss`, `negatives`, `batch_size`, `epochs` and
-        `learning_rate`.
+        negatives. It uses none of `loss`, `negatives` and the arguments of AdamW.
     batch_size : int, default=128
         Queries in a batch, each with all its pairs; every query counts the same.
-    epochs : int, default=30
+    epochs : int, default=100
         The most passes over the training pairs; early stopping takes fewer.
-    learning_rate : float, default=3e-4
+    learning_rate : float, default=5e-4
         Of AdamW. Vectors of few dimensions want more.
-    weight_decay : float, default=0.01
-        Of AdamW, toward the identity (a class of your own decays toward 0). With
-        ``solver="closed_form"`` the λ of ``mean |Wq − d|² + λ |W − I|²``.
+    weight_decay : float, default=10.0
+        Of AdamW, toward the identity: every step takes ``learning_rate * weight_decay``
+        of the way back. A class of your own decays toward 0, and wants less.
     warmup_ratio : float, default=0.0
         Share of the steps in which the learning rate rises linearly; it is constant
         afterwards.
@@ -97,7 +98,7 @@ class AdapterFinetuner(FrozenFinetuner):
     validation_fraction : float or None, default=0.1
         Share of the distinct queries held out at random, to choose the number of
         epochs. `X_val` in `fit` wins over it.
-    n_iter_no_change : int or None, default=5
+    n_iter_no_change : int or None, default=20
         Stop after so many evaluations without gain.
     evaluation_steps : int, default=0
         Validate every so many steps; 0 means once an epoch.
@@ -187,14 +188,14 @@ class AdapterFinetuner(FrozenFinetuner):
         side="query",
         solver="adamw",
         batch_size=128,
-        epochs=30,
-        learning_rate=3e-4,
-        weight_decay=0.01,
+        epochs=100,
+        learning_rate=5e-4,
+        weight_decay=10.0,
         warmup_ratio=0.0,
         use_all_docs=True,
         scoring="ndcg@10",
         validation_fraction=0.1,
-        n_iter_no_change=5,
+        n_iter_no_change=20,
         evaluation_steps=0,
         refit=True,
         random_state=None,
@@ -238,8 +239,14 @@ class AdapterFinetuner(FrozenFinetuner):
 
     def _check_adapter(self):
         params = self.adapter_params or {}
+        closed_form = self.solver == "closed_form"
+        if closed_form and not (self.adapter == "linear" and self.side == "query"):
+            raise InvalidParameterError(
+                "solver='closed_form' finds a square matrix for queries: it goes with "
+                "adapter='linear' and side='query'."
+            )
         if isinstance(self.adapter, str):
-            valid = _ADAPTER_ARGUMENTS[self.adapter]
+            valid = ("ridge",) if closed_form else _ADAPTER_ARGUMENTS[self.adapter]
             check_argument_names(params, valid, f"adapter_params of {self.adapter!r}")
         elif not hasattr(self.adapter, "state_dict"):
             raise InvalidParameterError(
@@ -266,11 +273,10 @@ class AdapterFinetuner(FrozenFinetuner):
                 "output_dim changes the dimension of queries, and side='query' leaves "
                 "that of documents: use side='both' or 'separate'."
             )
-        linear = self.adapter == "linear" and not params
-        if self.solver == "closed_form" and not (linear and self.side == "query"):
+        ridge = params.get("ridge", 1.0)
+        if closed_form and not (isinstance(ridge, Real) and 0 < ridge < np.inf):
             raise InvalidParameterError(
-                "solver='closed_form' finds a square matrix for queries: it goes with "
-                "adapter='linear' without adapter_params, and side='query'."
+                f"ridge of adapter_params must be a positive number, got {ridge!r}."
             )
 
     def _check_learnable(self, data):

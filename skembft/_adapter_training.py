@@ -193,7 +193,7 @@ class AdapterTrainer:
     def _solve(self, encoded, monitor):
         """Ridge regression from queries to their documents, toward the identity.
 
-        W minimises mean |W q − d|² + λ |W − I|², λ being weight_decay.
+        W minimises mean |W q − d|² + λ |W − I|².
         """
         self.tasks.begin()
         query, document = encoded.data.positive_pairs(
@@ -209,9 +209,10 @@ class AdapterTrainer:
             gram += q.T @ q / len(query)
             cross += d.T @ q / len(query)
             loss += float((q - d).square().sum()) / len(query)
-        ridge = self.settings.weight_decay * torch.eye(self.dim, dtype=torch.float64)
+        identity = torch.eye(self.dim, dtype=torch.float64)
+        ridge = (self.settings.adapter_params or {}).get("ridge", 0.03) * identity
         weight = torch.linalg.solve(gram + ridge, cross + ridge, left=False)
-        delta = weight - torch.eye(self.dim, dtype=torch.float64)
+        delta = weight - identity
         with torch.no_grad():
             self.layers["query"].delta.copy_(delta)
         # |W q − d|² summed, from the moments

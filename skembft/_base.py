@@ -67,6 +67,7 @@ class BaseFinetuner(
 
     _item_kind = "text"
     _similarity = "cosine"  # or "dot"
+    _history_metrics = HISTORY_METRICS
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -198,7 +199,7 @@ class BaseFinetuner(
     def _monitor(self, trainer, validation):
         validate = None
         if validation is not None:
-            names = list(dict.fromkeys([self.scoring, *HISTORY_METRICS]))
+            names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = self._validator(trainer, validation, check_metrics(names))
         return Monitor(
             self.scoring,

@@ -78,8 +78,8 @@ class CorpusFinetuner(FrozenFinetuner):
     encoder_ : encoder
         What makes the vectors.
     history_ : list of dict
-        An entry a `gamma` with "step", "epoch", "loss" (None), "gamma" and the
-        validation metrics; the first is the untouched model at step 0.
+        An entry a `gamma` with "step", "epoch", "loss" (None), "gamma" and the metric
+        `scoring`; the first is the untouched model at step 0.
     n_iter_ : int
         Number of values of `gamma` that were tried.
     best_step_ : int
@@ -121,6 +121,7 @@ class CorpusFinetuner(FrozenFinetuner):
     # the closed form sees the data once, and each gamma is tried
     epochs = 1
     n_iter_no_change = None
+    _history_metrics = ()  # all of them would take several times as long
     _advice = "More training queries, or another encoder, may help."
     _parameter_constraints: dict = {
         **FINETUNER_CONSTRAINTS,

@@ -156,8 +156,11 @@ def check_item(item, name, kind):
 
 def check_items(values, name, kind):
     """Return a list of checked queries or documents."""
-    items = to_list(values, name)
-    return [check_item(item, f"{name}[{i}]", kind) for i, item in enumerate(items)]
+    # nearly all are str, and the names of the others are made only for them
+    return [
+        item if type(item) is str else check_item(item, f"{name}[{i}]", kind)
+        for i, item in enumerate(to_list(values, name))
+    ]
 
 
 def check_queries(X, kind):
@@ -168,9 +171,13 @@ def check_queries(X, kind):
     return [check_item(row, f"X[{i}]", kind) for i, row in enumerate(rows)]
 
 
-def _check_grade(grade, name):
+def _check_grade(grade, name, document=None):
     if isinstance(grade, bool | np.bool_):
         return float(grade)
+    if isinstance(grade, numbers.Real) and np.isfinite(grade):
+        return float(grade)
+    if document is not None:
+        name = f"{name}[{document!r}]"
     if not isinstance(grade, numbers.Real):
         hint = (
             ": leave the document out of the dict (a column of a data frame gives all "
@@ -179,9 +186,7 @@ def _check_grade(grade, name):
             else ""
         )
         raise TypeError(f"{name} must be a number, got {shorten(grade)}{hint}.")
-    if not np.isfinite(grade):
-        raise ValueError(f"{name} must be finite, got {grade}.")
-    return float(grade)
+    raise ValueError(f"{name} must be finite, got {grade}.")
 
 
 def _read_relevant(value, row, kind, suffix):
@@ -190,16 +195,15 @@ def _read_relevant(value, row, kind, suffix):
     if isinstance(value, Mapping):
         graded = [
             (
-                check_item(d, f"document of {name}", kind),
-                _check_grade(g, f"{name}[{d!r}]"),
+                d if type(d) is str else check_item(d, f"document of {name}", kind),
+                float(g) if type(g) is int else _check_grade(g, name, d),
             )
             for d, g in value.items()
         ]
         graded.sort(key=lambda item: -item[1])  # stable: ties keep insertion order
     elif isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_list"):
-        documents = to_list(value, name)
-        checked = (check_item(d, f"{name}[{j}]", kind) for j, d in enumerate(documents))
-        graded = [(document, 1.0) for document in dict.fromkeys(checked)]
+        documents = dict.fromkeys(check_items(value, name, kind))
+        graded = [(document, 1.0) for document in documents]
     else:
         graded = [(check_item(value, name, kind), 1.0)]
     if not graded:

@@ -250,6 +250,11 @@ class Nothing(nn.Module):
             {"adapter_params": {"output_dim": 25}, "side": "both"},
             "output_dim=25 is more than the 24 dimensions",
         ),
+        ({"adapter_params": {"ridge": 1.0}}, "Valid names: 'bias', 'output_dim'"),
+        (
+            {"solver": "closed_form", "adapter_params": {"ridge": 0}},
+            "ridge of adapter_params must be a positive number",
+        ),
         ({"solver": "closed_form", "side": "both"}, "goes with adapter='linear'"),
         ({"solver": "closed_form", "adapter": "mlp"}, "goes with adapter='linear'"),
     ],
@@ -279,7 +284,10 @@ def test_closed_form_is_ridge_toward_the_identity(rotated):
     """Against the normal equations of the augmented least-squares problem."""
     queries, documents = (v[:60] for v in rotated)
     finetuner = AdapterFinetuner(
-        None, solver="closed_form", weight_decay=0.3, validation_fraction=None
+        None,
+        solver="closed_form",
+        adapter_params={"ridge": 0.3},
+        validation_fraction=None,
     ).fit(queries, documents)
     Q, D = unit(queries.astype(np.float64)), unit(documents.astype(np.float64))
     left = np.vstack([Q, np.sqrt(0.3 * 60) * np.eye(24)])
@@ -294,13 +302,12 @@ def test_closed_form_is_ridge_toward_the_identity(rotated):
 
 def test_closed_form_validates_and_refits(rotated):
     queries, documents = rotated
-    finetuner = AdapterFinetuner(
-        None, solver="closed_form", weight_decay=1e-3, random_state=0
-    ).fit(queries, documents)
+    finetuner = AdapterFinetuner(None, solver="closed_form", random_state=0)
+    finetuner.fit(queries, documents)
     assert finetuner.validation_score_ > finetuner.base_score_ + 0.1
-    whole = AdapterFinetuner(
-        None, solver="closed_form", weight_decay=1e-3, validation_fraction=None
-    ).fit(queries, documents)
+    whole = AdapterFinetuner(None, solver="closed_form", validation_fraction=None).fit(
+        queries, documents
+    )
     np.testing.assert_array_equal(
         finetuner.weights_["query"]["weight"], whole.weights_["query"]["weight"]
     )

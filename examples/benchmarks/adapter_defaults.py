@@ -1,0 +1,93 @@
+"""Which defaults win? One setting of `AdapterFinetuner` at a time, on four data sets.
+
+Prints the gain in nDCG@10 on test queries over the untouched all-MiniLM-L6-v2: the
+mean over seeds, and the spread (largest − smallest of the seeds' means).
+"""
+
+import tempfile
+import time
+import warnings
+
+import numpy as np
+from _common import make_parser, report, start
+from _retrieval_sets import NAMES, load_problems, make_encoder, warm
+from joblib import Parallel, delayed
+
+from skembft import AdapterFinetuner
+
+SETTINGS = {
+    "negatives": ["batch", "random", "hard"],
+    "side": ["both", "separate"],
+    "adapter": ["low_rank", "mlp"],
+    "learning_rate": [2e-4, 1e-3],
+    "weight_decay": [0.01, 30.0],
+    "loss_params": [{"scale": 10.0}, {"scale": 50.0}],
+    "batch_size": [32],
+    "n_iter_no_change": [5],
+    "solver": ["closed_form"],
+}
+
+
+def candidates(names):
+    yield "defaults", {}
+    for name in names:
+        for value in SETTINGS[name]:
+            yield f"{name}={value!r}", {name: value}
+
+
+def gains(args, cache_dir, params, name, seed):
+    """Gain on the problems of a data set, and CPU seconds of a fit."""
+    warnings.simplefilter("ignore", UserWarning)  # training may not help
+    encoder = make_encoder(cache_dir)
+    out, seconds = [], []
+    for problem in load_problems(args, name, seed):
+        finetuner = AdapterFinetuner(encoder, random_state=seed, **params)
+        begin = time.process_time()
+        finetuner.fit(*problem.train, corpus=problem.corpus)
+        seconds.append(time.process_time() - begin)
+        out.append(problem.score(finetuner) - problem.score(encoder))
+    return np.mean(out), np.mean(seconds)
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
+    parser.add_argument("--cache-dir", help="keep the encoded texts here")
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    args = start(parser)
+    with tempfile.TemporaryDirectory() as scratch:
+        cache_dir = args.cache_dir or scratch
+        warm(args, make_encoder(cache_dir))
+        labels, params = zip(*candidates(args.settings), strict=True)
+        tasks = [
+            (p, name, seed)
+            for p in params
+            for name in NAMES
+            for seed in range(args.seeds)
+        ]
+        results = Parallel(n_jobs=args.n_jobs, verbose=1)(
+            delayed(gains)(args, cache_dir, *task) for task in tasks
+        )
+    shape = len(labels), len(NAMES), args.seeds
+    gain, seconds = (np.reshape(part, shape) for part in zip(*results, strict=True))
+    rows = []
+    for i, label in enumerate(labels):
+        row = {"": label, "mean gain": float(gain[i].mean())}
+        for j, name in enumerate(NAMES):
+            spread = np.ptp(gain[i, j])
+            row[name] = f"{gain[i, j].mean():+.4f} ± {spread / 2:.4f}"
+        row["CPU s a fit"] = float(seconds[i].mean())
+        rows.append(row)
+    defaults = AdapterFinetuner().get_params()
+    report(
+        args,
+        "Gain in nDCG@10 on test queries over the untouched model",
+        rows,
+        defaults={name: defaults[name] for name in args.settings},
+        seeds=args.seeds,
+    )
+
+
+if __name__ == "__main__":
+    main()
