@@ -83,11 +83,13 @@ class AdapterFinetuner(FrozenFinetuner):
         Queries in a batch, each with all its pairs; every query counts the same.
     epochs : int, default=100
         The most passes over the training pairs; early stopping takes fewer.
-    learning_rate : float, default=5e-4
-        Of AdamW. Vectors of few dimensions want more.
-    weight_decay : float, default=10.0
+    learning_rate : float or "auto", default="auto"
+        Of AdamW. "auto" is ``0.01 / sqrt(d)`` for vectors of d dimensions, as the
+        entries of a matrix that turns vectors shrink with d: 5e-4 for 384.
+    weight_decay : float or "auto", default="auto"
         Of AdamW, toward the identity: every step takes ``learning_rate * weight_decay``
-        of the way back. A class of your own decays toward 0, and wants less.
+        of the way back. "auto" is ``sqrt(d) / 2``, about 10 for 384 dimensions. A class
+        of your own decays toward 0, and wants less.
     warmup_ratio : float, default=0.0
         Share of the steps in which the learning rate rises linearly; it is constant
         afterwards.
@@ -169,6 +171,8 @@ class AdapterFinetuner(FrozenFinetuner):
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         "encoder": "no_validation",
+        "learning_rate": [*TRAINING_CONSTRAINTS["learning_rate"], StrOptions({"auto"})],
+        "weight_decay": [*TRAINING_CONSTRAINTS["weight_decay"], StrOptions({"auto"})],
         "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
         "adapter": [StrOptions(set(_ADAPTER_ARGUMENTS)), type],
         "adapter_params": [dict, None],
@@ -189,8 +193,8 @@ class AdapterFinetuner(FrozenFinetuner):
         solver="adamw",
         batch_size=128,
         epochs=100,
-        learning_rate=5e-4,
-        weight_decay=10.0,
+        learning_rate="auto",
+        weight_decay="auto",
         warmup_ratio=0.0,
         use_all_docs=True,
         scoring="ndcg@10",

@@ -113,9 +113,10 @@ class AdapterTrainer:
         settings = self.settings
         parameters = {p for layer in self._modules() for p in layer.parameters()}
         parameters = [p for p in parameters if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        rate, decay = settings.learning_rate, settings.weight_decay
+        rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
+        decay = math.sqrt(self.dim) / 2 if decay == "auto" else decay
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
         compute_loss = make_loss(self, encoded)
         step, total, losses = 0, None, []
         for epoch in range(math.ceil(epochs)):
@@ -129,8 +130,7 @@ class AdapterTrainer:
             stop = False
             for place, batch in enumerate(batches[: total - step], start=1):
                 for group in self.optimizer.param_groups:
-                    scale = min(1.0, (step + 1) / (warmup + 1))
-                    group["lr"] = settings.learning_rate * scale
+                    group["lr"] = rate * min(1.0, (step + 1) / (warmup + 1))
                 losses.append(self._step(compute_loss, batch))
                 step += 1
                 every = settings.evaluation_steps

@@ -174,10 +174,13 @@ def test_never_worse_than_the_untouched_model(rotated):
 
 def test_huge_learning_rate_never_wins(rotated):
     queries, documents = rotated
+    finetuner = AdapterFinetuner(None, learning_rate=1e6, epochs=3, random_state=0)
+    with pytest.raises(ValueError, match="diverged"):
+        finetuner.fit(documents + queries / 100, documents)
+    finetuner.set_params(weight_decay=0.0)  # the weights stay finite
     with pytest.warns(UserWarning, match="Training did not help"):
-        AdapterFinetuner(None, learning_rate=1e6, epochs=3, random_state=0).fit(
-            documents + queries / 100, documents
-        )
+        finetuner.fit(documents + queries / 100, documents)
+    assert finetuner.best_step_ == 0
 
 
 def test_refit_trains_on_all_pairs_for_the_chosen_epochs(rotated):

@@ -58,7 +58,7 @@ def test_every_adapter_learns_on_every_side(rotated, adapter, params, side):
     queries, documents = rotated
     finetuner = AdapterFinetuner(
         None, adapter=adapter, adapter_params=params, side=side, learning_rate=5e-3,
-        epochs=60, batch_size=32, random_state=0, n_iter_no_change=60,
+        epochs=60, batch_size=32, random_state=0, weight_decay=1.0,
     ).fit(queries[:180], documents[:180])  # fmt: skip
     untouched = unit(queries[180:]), unit(documents[180:])
     base = np.argsort(-(untouched[0] @ untouched[1].T), axis=1)[:, :5]
@@ -368,7 +368,9 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
     else:
         finetuner.fit([f"q{i}" for i in range(40)], y)
         # a twin in the denominator would keep the loss above log 2
-        long = clone(finetuner).set_params(epochs=60, learning_rate=1e-2)
+        long = clone(finetuner).set_params(
+            epochs=60, learning_rate=1e-2, weight_decay=0.0
+        )
         long.fit([f"q{i}" for i in range(40)], y)
         assert long.history_[-1]["loss"] < 0.3
     assert unit_rows is _adapter_training.UnitRows.__getitem__

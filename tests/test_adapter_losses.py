@@ -254,7 +254,13 @@ def test_corpus_larger_than_a_batch_of_candidates_is_sampled(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         finetuner = AdapterFinetuner(
-            encoder, batch_size=4, epochs=30, learning_rate=1e-2, random_state=0
+            encoder,
+            batch_size=4,
+            epochs=30,
+            learning_rate=1e-2,
+            weight_decay=0.0,
+            validation_fraction=None,
+            random_state=0,
         ).fit(X, y, corpus=corpus)
     assert max(seen) <= 16 + 8 and len(set(seen)) > 1
     base = AdapterFinetuner(

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import skembft
-from skembft import datasets, metrics
+from skembft import datasets, metrics, mining
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 FENCE = re.compile(r"^```(.*)$")
 PUBLIC_NAMES = [
     f"{module.__name__}.{name}"
-    for module in (skembft, metrics, datasets)
+    for module in (skembft, metrics, mining, datasets)
     for name in module.__all__
     if not name.startswith("_")
 ]
