@@ -1,5 +1,6 @@
 """A small trainable layer over frozen embeddings."""
 
+import inspect
 from numbers import Integral, Real
 
 import numpy as np
@@ -18,7 +19,7 @@ from skembft._losses import (
     find_loss,
 )
 from skembft._relevance import LabelRelevance
-from skembft._scoring import read_data
+from skembft._scoring import item_kind, read_data
 from skembft._utils import tag_text_input, unit_rows
 
 _ADAPTER_ARGUMENTS = {
@@ -236,6 +237,14 @@ class AdapterFinetuner(FrozenFinetuner):
                 "that a callable could be called with."
             )
         if LOSSES[name].needs == "positives":
+            if isinstance(self.loss, type) and (
+                self.loss.__name__ != LOSSES[name].class_name
+            ):
+                raise InvalidParameterError(
+                    f"loss={self.loss.__name__} derives from "
+                    f"{LOSSES[name].class_name}, which AdapterFinetuner computes by "
+                    "itself: what the subclass changes would be lost."
+                )
             InfoNCEOptions.of(name, self.loss_params)
         else:
             check_loss(self.loss, self.loss_params)
@@ -252,14 +261,14 @@ class AdapterFinetuner(FrozenFinetuner):
         if isinstance(self.adapter, str):
             valid = ("ridge",) if closed_form else _ADAPTER_ARGUMENTS[self.adapter]
             check_argument_names(params, valid, f"adapter_params of {self.adapter!r}")
-        elif not hasattr(self.adapter, "state_dict"):
-            raise InvalidParameterError(
-                f"adapter={self.adapter.__name__} is not a subclass of torch.nn.Module."
-            )
-        for name in ("output_dim", "rank", "hidden_dim"):
-            value = params.get(name, 1)
-            if isinstance(self.adapter, str) and (
-                not isinstance(value, Integral) or value < 1
+        else:
+            self._check_module(params)
+        for name, default in (("output_dim", None), ("rank", 1), ("hidden_dim", None)):
+            value = params.get(name, default)
+            if (
+                isinstance(self.adapter, str)
+                and value is not default
+                and (not isinstance(value, Integral) or value < 1 or value is True)
             ):
                 raise InvalidParameterError(
                     f"{name} of adapter_params must be a positive whole number, got "
@@ -272,10 +281,21 @@ class AdapterFinetuner(FrozenFinetuner):
                 f"activation of adapter_params must be one of {_ACTIVATIONS}, got "
                 f"{params['activation']!r}."
             )
-        if self.adapter == "linear" and "output_dim" in params and self.side == "query":
+        shorter = self.adapter == "linear" and params.get("output_dim") is not None
+        if shorter and LOSSES[self._find_loss()].needs == "targets":
+            raise InvalidParameterError(
+                f"output_dim does not go with loss={self.loss!r}, which moves queries "
+                "to the vectors of documents as the encoder gives them."
+            )
+        if shorter and self.side == "query":
             raise InvalidParameterError(
                 "output_dim changes the dimension of queries, and side='query' leaves "
                 "that of documents: use side='both' or 'separate'."
+            )
+        bias = params.get("bias", False)
+        if isinstance(self.adapter, str) and not isinstance(bias, bool | np.bool_):
+            raise InvalidParameterError(
+                f"bias of adapter_params must be True or False, got {bias!r}."
             )
         ridge = params.get("ridge", 1.0)
         if closed_form and not (isinstance(ridge, Real) and 0 < ridge < np.inf):
@@ -283,7 +303,24 @@ class AdapterFinetuner(FrozenFinetuner):
                 f"ridge of adapter_params must be a positive number, got {ridge!r}."
             )
 
+    def _check_module(self, params):
+        name = self.adapter.__name__
+        if not hasattr(self.adapter, "state_dict"):
+            raise InvalidParameterError(
+                f"adapter={name} is not a subclass of torch.nn.Module."
+            )
+        try:
+            inspect.signature(self.adapter).bind(384, **params)
+        except TypeError as error:
+            raise InvalidParameterError(
+                f"adapter={name} is called as {name}(dimension, **adapter_params), and "
+                f"adapter_params={params!r} do not fit: {error}."
+            ) from None
+
     def _check_learnable(self, data):
+        if self.solver == "closed_form":  # it has no loss
+            self._check_answerable(data)
+            return
         super()._check_learnable(data)
         needs = LOSSES[self._find_loss()].needs
         if needs == "classes" and not isinstance(data.relevance, LabelRelevance):
@@ -307,7 +344,7 @@ class AdapterFinetuner(FrozenFinetuner):
 
     def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
         encoder = self.encoder if fitting else self.encoder_
-        if encoder is not None:
+        if encoder is not None and item_kind(encoder) != "vector":
             return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
         if y is None:
             raise ValueError(

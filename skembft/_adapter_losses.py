@@ -28,7 +28,6 @@ def make_loss(trainer, encoded):
             queries,
             documents,
             trainer.adapt,
-            frozen_documents=trainer.layers["document"] is None,
             negatives=settings.negatives,
             rng=trainer.rng,
         )
@@ -68,9 +67,11 @@ def make_loss(trainer, encoded):
         return sum(from_embeddings(columns, None).values())
 
     def classes(query_index, document_index):
-        rows = np.unique(np.concatenate([query_index, document_index]))
+        # rows of X are queries and documents; those held out are not among the queries
+        rows = data.relevance.self_index[query_index]
+        rows = np.unique(np.concatenate([rows, document_index]))
         of_class = torch.from_numpy(data.relevance.labels[rows])
-        return from_embeddings([query(rows)], of_class)
+        return from_embeddings([trainer.adapt("query", documents[rows])], of_class)
 
     by_needs = {
         "triplets": triplets,

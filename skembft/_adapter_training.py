@@ -43,7 +43,7 @@ class AdapterTrainer:
 
     def train(self, encoded, monitor, epochs):
         """Train from the start; return the state that the monitor chose."""
-        if self.settings.negatives == "hard":
+        if self._mines(encoded.data):
             encoded = with_mined_negatives(encoded)
         custom = isinstance(self.settings.adapter, type)
         # a module of the user's may draw from torch's global random state
@@ -61,6 +61,14 @@ class AdapterTrainer:
                 self._descend(encoded, monitor, epochs)
         monitor.finish()
         return monitor.best_state
+
+    def _mines(self, data):
+        needs = LOSSES[self.loss_name].needs
+        uses_negatives = needs in ("positives", "triplets") or (
+            needs == "labels" and not data.labelled
+        )
+        hard = self.settings.negatives == "hard"
+        return hard and uses_negatives and self.settings.solver != "closed_form"
 
     # ---- layers
 
@@ -169,10 +177,9 @@ class AdapterTrainer:
 
         A batch holds all examples of its queries, and about equally many queries.
         """
-        columns = data.examples(
-            LOSSES[self.loss_name].needs, self.settings.use_all_docs, self.rng
-        )
-        _check_any(columns[0])
+        needs = LOSSES[self.loss_name].needs
+        columns = data.examples(needs, self.settings.use_all_docs, self.rng)
+        _check_any(columns[0], needs)
         by_query = np.argsort(columns[0], kind="stable")
         _, starts, counts = np.unique(
             columns[0][by_query], return_index=True, return_counts=True
@@ -275,11 +282,12 @@ class AdapterTrainer:
         return len(weights["weight"]) if "weight" in weights else self.dim
 
 
-def _check_any(examples):
+def _check_any(examples, needs="positives"):
     if not len(examples):
+        wanted = "two graded documents" if needs == "scores" else "a relevant document"
         raise ValueError(
             "There is nothing to learn: none of the queries that validation_fraction "
-            "leaves for training has a relevant document."
+            f"leaves for training has {wanted}."
         )
 
 

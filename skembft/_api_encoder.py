@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import uuid
 from contextlib import suppress
 from numbers import Integral
 
@@ -147,8 +148,15 @@ class APIEncoder(StoredEncoder):
 
     def _store_key(self, role):
         shared = self._method("query") == self._method("document")
-        name = self.model_name or _Identity(self.client)
+        name = self.model_name or self._client_name()
         return "api", name, "" if shared else role
+
+    def _client_name(self):
+        """What names a client that the user has not named, also in other processes."""
+        client, name = self.__dict__.get("_named_client", (None, None))
+        if name is not None and client is self.client:
+            return name
+        return _client_names.setdefault(_Identity(self.client), uuid.uuid4().hex)
 
     def _find_dimension(self):
         raise ValueError(
@@ -215,6 +223,8 @@ class APIEncoder(StoredEncoder):
 
     def __sklearn_clone__(self):
         clone = type(self)(**self.get_params(deep=False))  # shares the client
+        if hasattr(self, "_named_client"):
+            clone._named_client = self._named_client
         if hasattr(self, "_sklearn_output_config"):
             clone._sklearn_output_config = dict(self._sklearn_output_config)
         return clone
@@ -230,7 +240,13 @@ class APIEncoder(StoredEncoder):
                 f"({error}): open its connection at first use instead of keeping it, "
                 "or stay in one process, n_jobs=1."
             ) from error
-        return super().__getstate__()
+        state = dict(super().__getstate__())
+        if self.model_name is None:  # or workers would pay again for every task
+            state["_named_client"] = (self.client, self._client_name())
+        return state
+
+
+_client_names = {}  # of this process's clients: _Identity -> name
 
 
 class _Identity:

@@ -4,10 +4,12 @@ import os
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._base import BaseFinetuner
+from skembft._base_encoder import BaseEncoder
 from skembft._encoders import SentenceEncoder
 from skembft._inputs import to_list, to_rows
 from skembft._scoring import item_kind
@@ -30,6 +32,12 @@ class FrozenFinetuner(BaseFinetuner):
         encoder = self.encoder
         if encoder is None or isinstance(encoder, str | os.PathLike):
             return
+        if "nudge_m" == getattr(encoder, "method", None):
+            raise InvalidParameterError(
+                "encoder is a CorpusFinetuner with method='nudge_m', whose vectors "
+                f"rank by dot product, and {type(self).__name__} works on cosines: "
+                "use method='nudge_n'."
+            )
         if not hasattr(encoder, "transform") or not hasattr(
             encoder, "transform_documents"
         ):
@@ -56,7 +64,9 @@ class FrozenFinetuner(BaseFinetuner):
         encoder = self.encoder
         if isinstance(encoder, str | os.PathLike):
             return SentenceEncoder(os.fspath(encoder))
-        return clone(encoder) if hasattr(encoder, "get_params") else encoder
+        # what is not ours may have been fitted, and is used as it is
+        ours = isinstance(encoder, BaseEncoder | BaseFinetuner | FrozenEstimator)
+        return clone(encoder) if ours else encoder
 
     def _fit_encoder(self, trainer, data, X, y, corpus, queries=None):
         if not isinstance(self.encoder, BaseFinetuner):

@@ -23,8 +23,6 @@ class InfoNCE:
     data : RetrievalData
     queries, documents : UnitRows
     adapt : callable (side, tensor) -> tensor of unit vectors
-    frozen_documents : bool
-        Whether `adapt` leaves documents as they are.
     negatives : {"batch", "random", "hard", "corpus"}
     rng : RandomState
 
@@ -34,9 +32,7 @@ class InfoNCE:
     arXiv:2503.04812 (hardness weighting).
     """
 
-    def __init__(
-        self, options, data, queries, documents, adapt, frozen_documents, negatives, rng
-    ):
+    def __init__(self, options, data, queries, documents, adapt, negatives, rng):
         self.options, self.data, self.rng = options, data, rng
         self.queries, self.documents, self.adapt = queries, documents, adapt
         self.negatives = negatives
@@ -45,8 +41,7 @@ class InfoNCE:
         self.corpus = None
         if self.whole_corpus:
             self.column_of[data.pool] = np.arange(len(data.pool))
-            if frozen_documents:
-                self.corpus = documents[data.pool]
+            self.corpus = documents[data.pool]
 
     def __call__(self, pair_query, pair_document):
         """The loss of a batch of positive pairs."""
@@ -55,9 +50,8 @@ class InfoNCE:
         columns = self._candidates(query_index, pair_query, pair_document)
         target = self.column_of[pair_document]
         q = self.adapt("query", self.queries[query_index])
-        c = self.corpus
-        if c is None:
-            c = self.adapt("document", self.documents[columns])
+        c = self.documents[columns] if self.corpus is None else self.corpus
+        c = self.adapt("document", c)
         cosines = q @ c.T
         logits = options.scale * cosines
         positive = logits[row, target]
@@ -141,8 +135,8 @@ class InfoNCE:
 
     def _answered(self, query_index, pair_document):
         """Whether each pair's document is known to be relevant to each query."""
-        grades = self.data.relevance.grades(
-            query_index,
-            np.broadcast_to(pair_document, (len(query_index), len(pair_document))),
+        shape = len(pair_document), len(query_index)
+        known = self.data.relevance.is_positive(
+            np.tile(query_index, shape[0]), np.repeat(pair_document, shape[1])
         )
-        return torch.from_numpy(grades.T > 0)
+        return torch.from_numpy(known.reshape(shape))

@@ -260,8 +260,10 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
 
     row_query = np.asarray(row_query)
     example_row = np.asarray(example_row)
-    example_grade = np.asarray(example_grade, dtype=np.float64)
     example_document = np.asarray(example_document)
+    example_grade = _highest_grades(
+        row_query[example_row], example_document, np.asarray(example_grade, np.float64)
+    )
     relevance = JudgedRelevance.from_triples(
         row_query[example_row],
         example_document,
@@ -281,6 +283,15 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
         n_negatives=n_negatives or int(relevance.negative.nnz > 0),
         labelled=is_table and y is not None,
     )
+
+
+def _highest_grades(queries, documents, grades):
+    """Where a pair is judged several times, its highest grade counts each time."""
+    keys = queries.astype(np.int64) * (documents.max() + 1) + documents
+    _, pair = np.unique(keys, return_inverse=True)
+    highest = np.full(pair.max() + 1, -np.inf)
+    np.maximum.at(highest, pair, grades)
+    return highest[pair]
 
 
 def _read_queries(rows, y, kind, suffix):

@@ -187,7 +187,9 @@ def build_loss(loss, model, loss_params):
     name = find_loss(loss, LOSSES)
     spec = LOSSES[name]
     cls = loss if isinstance(loss, type) else getattr(losses, spec.class_name)
-    valid = [p for p in inspect.signature(cls).parameters if p != "model"]
+    # projection_dim makes a layer that nothing here would train
+    hidden = {"model", "projection_dim"}
+    valid = [p for p in inspect.signature(cls).parameters if p not in hidden]
     check_argument_names(loss_params, valid, f"loss_params of the loss {name!r}")
     return cls(model, **{**spec.defaults, **(loss_params or {})})
 

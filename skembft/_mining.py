@@ -12,14 +12,14 @@ N_NEGATIVES = 5
 RELATIVE_MARGIN = 0.05
 
 
-def mine(queries, documents, hidden, best_positive, k, relative_margin):
+def mine(queries, documents, hide_positives, best_positive, k, relative_margin):
     """The k documents most similar to every query that look like negatives.
 
     Parameters
     ----------
     queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
-    hidden : callable (queries, column_of) -> (rows, columns)
-        Coordinates of the documents that are not negatives, as `known_positives`.
+    hide_positives : callable (scores, rows, first_document)
+        Sets scores of documents that are not negatives to -inf, in place.
     best_positive : ndarray of shape (n_queries,)
         Cosine of every query to its best relevant document, or infinity.
     k : int
@@ -34,15 +34,14 @@ def mine(queries, documents, hidden, best_positive, k, relative_margin):
     """
     import torch
 
-    ceiling = best_positive - relative_margin * np.abs(best_positive)
-    ceiling = torch.from_numpy(np.float32(ceiling))[:, None]
+    ceiling = np.array(best_positive, dtype=np.float32)  # infinite without one
+    known = np.isfinite(ceiling)
+    ceiling[known] -= relative_margin * np.abs(ceiling[known])
+    ceiling = torch.from_numpy(ceiling)[:, None]
 
     def hide(scores, first_query, first_document):
         rows = np.arange(first_query, first_query + len(scores))
-        column_of = np.full(len(documents), -1)
-        columns = np.arange(scores.shape[1])
-        column_of[first_document + columns] = columns
-        scores[hidden(rows, column_of)] = -torch.inf
+        hide_positives(scores, rows, first_document)
         scores[scores > ceiling[rows]] = -torch.inf
 
     return top_k(queries, documents, k, hide=hide)
@@ -67,32 +66,29 @@ def _best_of_class(queries, documents, relevance):
 
     def hide(scores, first_query, first_document):
         rows = np.arange(first_query, first_query + len(scores))
-        columns = np.arange(first_document, first_document + scores.shape[1])
-        grades = relevance.grades(rows, np.broadcast_to(columns, scores.shape))
-        scores[grades == 0] = -torch.inf
+        columns = slice(first_document, first_document + scores.shape[1])
+        scores[~torch.from_numpy(relevance.same_class(rows, columns))] = -torch.inf
 
-    best = top_k(queries, documents, 1, hide=hide)[1][:, 0]
+    own = relevance.self_index
+    best = top_k(queries, documents, 1, exclude=own, hide=hide)[1][:, 0]
     return np.where(best == -np.inf, np.inf, best)
 
 
 def with_mined_negatives(encoded):
     """Judge mined documents of the training pool as negatives of their queries."""
     data, relevance = encoded.data, encoded.data.relevance
-    outside = np.setdiff1d(np.arange(len(data.documents)), data.pool)
+    outside = np.ones(len(data.documents), dtype=bool)
+    outside[data.pool] = False
 
-    def hidden(rows, column_of):
-        row, column = relevance.known_positives(rows, column_of)
-        out = column_of[outside]
-        out = out[out >= 0]
-        return (
-            np.concatenate([row, np.repeat(np.arange(len(rows)), len(out))]),
-            np.concatenate([column, np.tile(out, len(rows))]),
-        )
+    def hide(scores, rows, first_document):
+        relevance.hide_positives(scores, rows, first_document)
+        columns = outside[first_document : first_document + scores.shape[1]]
+        scores[:, columns] = -np.inf
 
     indices, _ = mine(
         encoded.queries,
         encoded.documents,
-        hidden,
+        hide,
         best_positive(encoded.queries, encoded.documents, relevance),
         N_NEGATIVES,
         RELATIVE_MARGIN,

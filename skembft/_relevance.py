@@ -76,6 +76,17 @@ class JudgedRelevance:
         row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
         return row[found], columns[found]
 
+    def hide_positives(self, scores, queries, first_document):
+        """Set the scores of known positives to -inf, in place.
+
+        `scores` is a tensor of `queries` × documents, beginning with `first_document`.
+        """
+        rows = self.positive[queries]
+        row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
+        column = rows.indices - first_document
+        here = (column >= 0) & (column < scores.shape[1])
+        scores[row[here], column[here]] = -np.inf
+
     def is_positive(self, queries, documents):
         """Whether each document is a known positive of its query, elementwise."""
         return self.grades(queries, documents[:, None])[:, 0] > 0
@@ -145,6 +156,18 @@ class LabelRelevance:
         labels = self.labels[self.self_index[queries]]
         row, at = np.nonzero(labels[:, None] == self.labels[documents])
         return row, column_of[documents[at]]  # the row itself is masked too
+
+    def same_class(self, queries, documents):
+        """Whether documents (an index or slice) are of the class of queries, (n, m)."""
+        labels = self.labels[self.self_index[queries]]
+        return labels[:, None] == self.labels[documents]
+
+    def hide_positives(self, scores, queries, first_document):
+        import torch
+
+        columns = slice(first_document, first_document + scores.shape[1])
+        same = torch.from_numpy(self.same_class(queries, columns))
+        scores.masked_fill_(same, -torch.inf)  # the row itself too
 
     def is_positive(self, queries, documents):
         return self.labels[self.self_index[queries]] == self.labels[documents]

@@ -136,7 +136,8 @@ class ShardFolder:
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
-            self.damaged.add(name)
+            if isinstance(error, ValueError):  # others may pass, and are tried again
+                self.damaged.add(name)
             warnings.warn(
                 f"The stored vectors in {path!r} cannot be used ({error}); their texts "
                 "are encoded again where they are needed.",

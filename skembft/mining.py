@@ -80,6 +80,13 @@ def mine_hard_negatives(
             "mine_hard_negatives needs texts or ids, and this encoder takes vectors: "
             "use AdapterFinetuner(encoder=None, negatives='hard') instead."
         )
+    if corpus is not None and not hasattr(corpus, "__next__"):
+        corpus = check_items(corpus, "corpus", kind)  # before anything is encoded
+    if getattr(encoder, "_similarity", "cosine") == "dot":
+        raise ValueError(
+            "mine_hard_negatives compares cosines, and this encoder ranks by dot "
+            "product (nudge_m): mine with the encoder that it was fitted over."
+        )
     data = read_data(encoder, X, y)
     queries = np.asarray(encoder.transform(data.queries))
     known = {document: i for i, document in enumerate(data.documents)}
@@ -89,11 +96,11 @@ def mine_hard_negatives(
         vectors = np.asarray(encoder.transform_documents(documents))
         if ceiling is None:  # the first portion holds the relevant documents
             ceiling = best_positive(queries, vectors, data.relevance)
-            hidden = data.relevance.known_positives
+            hide = data.relevance.hide_positives
         else:
-            hidden = _nothing
+            hide = _hide_nothing
         indices, scores = mine(
-            queries, vectors, hidden, ceiling, n_negatives, relative_margin
+            queries, vectors, hide, ceiling, n_negatives, relative_margin
         )
         found.add(documents, indices, scores)
     return _graded(data, found)
@@ -110,8 +117,8 @@ def _check(n_negatives, relative_margin):
         )
 
 
-def _nothing(rows, column_of):
-    return np.empty(0, dtype=int), np.empty(0, dtype=int)
+def _hide_nothing(scores, rows, first_document):
+    """Documents that y does not name are all candidates."""
 
 
 def _portions(documents, corpus, known, kind):
@@ -133,24 +140,17 @@ class _Best:
 
     def __init__(self, n_queries, k):
         self.k = k
-        self.items = np.empty((n_queries, 0), dtype=object)
-        self.scores = np.empty((n_queries, 0), dtype=np.float32)
+        self.best = [{} for _ in range(n_queries)]  # {document: score}, best first
 
     def add(self, documents, indices, scores):
-        items = np.empty(indices.shape, dtype=object)
-        for at in zip(*np.nonzero(indices >= 0), strict=True):
-            items[at] = documents[indices[at]]
-        items = np.concatenate([self.items, items], axis=1)
-        scores = np.concatenate([self.scores, scores], axis=1)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        order = order[:, : 2 * self.k]  # a document may occur in two lists
-        self.items = np.take_along_axis(items, order, axis=1)
-        self.scores = np.take_along_axis(scores, order, axis=1)
-
-    def of(self, query):
-        """Distinct documents of a query, best first."""
-        distinct = dict.fromkeys(d for d in self.items[query] if d is not None)
-        return list(distinct)[: self.k]
+        for best, index, score in zip(self.best, indices, scores, strict=True):
+            here = index >= 0
+            names = [documents[i] for i in index[here]]
+            found = dict(zip(names, score[here], strict=True))
+            merged = {**best, **found}  # a document may occur in several lists
+            kept = sorted(merged, key=lambda d: -merged[d])[: self.k]
+            best.clear()
+            best.update((document, merged[document]) for document in kept)
 
 
 def _graded(data, found):
@@ -165,5 +165,6 @@ def _graded(data, found):
                 grades = np.zeros(len(columns))
             for column, grade in zip(columns, grades, strict=True):
                 graded[data.documents[column]] = float(grade)
-        out.append({**graded, **{d: 0.0 for d in found.of(query) if d not in graded}})
+        mined = [d for d in found.best[query] if d not in graded]
+        out.append({**graded, **dict.fromkeys(mined, 0.0)})
     return out

@@ -238,6 +238,12 @@ class Nothing(nn.Module):
             {"adapter": Tower, "adapter_params": {"out": 8}},
             "adapter=Tower makes vectors of 8 dimensions, the documents have 24",
         ),
+        (
+            {"adapter": Tower, "adapter_params": {"width": 8}},
+            r"Tower\(dimension, \*\*adapter_params\).*unexpected keyword",
+        ),
+        ({"adapter_params": {"bias": "no"}}, "bias of adapter_params must be True or"),
+        ({"adapter": "low_rank", "adapter_params": {"rank": True}}, "rank of adapter"),
         ({"adapter": dict}, "adapter=dict is not a subclass of torch.nn.Module"),
         ({"adapter_params": {"rank": 3}}, "Valid names: 'bias', 'output_dim'"),
         ({"adapter": "low_rank", "adapter_params": {"rank": 0}}, "rank of adapter_par"),

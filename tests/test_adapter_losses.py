@@ -301,3 +301,85 @@ def test_a_loss_that_its_data_cannot_feed_is_an_error_before_training(encoder):
 def test_bad_options_of_infonce(params, message):
     with pytest.raises(ValueError, match=message):
         AdapterFinetuner(None, loss_params=params).fit(np.eye(4), [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("loss", CLASSES)
+def test_losses_of_classes_with_rows_held_out(loss):
+    """Rows keep their numbers when others are held out."""
+    rng = np.random.RandomState(0)
+    labels = np.arange(100) % 5
+    X = rng.normal(size=(5, 8))[labels] + rng.normal(size=(100, 8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        finetuner = AdapterFinetuner(
+            None, loss=loss, side="both", epochs=20, random_state=0
+        ).fit(X, labels)
+        untouched = finetuner.history_[0]["ndcg@10"]
+        assert finetuner.validation_score_ > untouched - 1e-9
+    assert finetuner.history_[-1]["loss"] < finetuner.history_[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    "directions", [("query_to_doc", "query_to_query"), ("query_to_doc", "doc_to_query")]
+)
+def test_rows_of_one_class_do_not_compete(directions):
+    """A batch of one class only: whichever direction, nothing may be a negative."""
+    X = np.random.RandomState(0).normal(size=(8, 4))
+    finetuner = AdapterFinetuner(
+        None,
+        loss_params={"directions": directions, "partition_mode": "joint"},
+        negatives="batch",
+        batch_size=4,
+        epochs=1,
+        validation_fraction=None,
+    )
+    from skembft import _infonce
+
+    losses_seen = []
+    call = _infonce.InfoNCE.__call__
+
+    def watched(self, query, document):
+        loss = call(self, query, document)
+        labels = self.data.relevance.labels
+        if len(set(labels[query])) == 1:
+            losses_seen.append(loss.item())
+        return loss
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_infonce.InfoNCE, "__call__", watched)
+        for seed in range(12):  # some batches are of one class
+            finetuner.set_params(random_state=seed, batch_size=2).fit(
+                X, [0, 0, 0, 0, 1, 1, 1, 1]
+            )
+    assert losses_seen
+    # the pair itself is once more among the candidates of the other direction
+    limit = 1e-6 if "query_to_query" in directions else np.log(2) + 1e-6
+    assert max(losses_seen) <= limit
+
+
+def test_a_subclass_of_a_loss_that_is_computed_here_is_refused():
+    class Mine(losses.MultipleNegativesRankingLoss):
+        pass
+
+    with pytest.raises(ValueError, match="what the subclass changes would be lost"):
+        AdapterFinetuner(None, loss=Mine).fit(np.eye(4), [0, 0, 1, 1])
+
+
+def test_the_highest_of_several_grades_counts(encoder):
+    """Repeated rows of a pair: a known positive is never pushed away."""
+    X = [("q0", "d0"), ("q0", "d0"), ("q1", "d1"), ("q1", "n1")]
+    labelled = trained(encoder, X, [1, 0, 1, 0], loss="cosine_similarity")
+    merged = trained(encoder, X, [1, 1, 1, 0], loss="cosine_similarity")
+    np.testing.assert_array_equal(labelled, merged)
+
+
+def test_the_closed_form_needs_no_loss(encoder):
+    options = {"solver": "closed_form", "validation_fraction": None}
+    X, y = [q for q, _ in PAIRS], [d for _, d in PAIRS]
+    plain = AdapterFinetuner(encoder, **options).fit(X, y)
+    odd = AdapterFinetuner(
+        encoder, loss="batch_hard_triplet", negatives="hard", **options
+    ).fit(X, y)
+    np.testing.assert_array_equal(
+        plain.weights_["query"]["weight"], odd.weights_["query"]["weight"]
+    )

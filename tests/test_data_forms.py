@@ -229,12 +229,13 @@ def test_vectors_in_every_form(vectors, loss, target):
     names = np.array(["red", "old", "wet", "shy"])[labels]
     y = {"paired": Y, "labels": labels, "names": names, "column": labels[:, None]}
     y = y[target]
-    estimator = adapter(None, loss=loss, epochs=5, learning_rate=0.05).fit(X, y)
+    options = {"loss": loss, "epochs": 20, "learning_rate": 0.05, "weight_decay": 0}
+    estimator = adapter(None, **options).fit(X, y)
     assert estimator.transform(X).shape == (40, 6)
     untrained = adapter(None, epochs=1, learning_rate=1e-300, weight_decay=0).fit(X, y)
     assert estimator.score(X, y) > untrained.score(X, y)
     if target != "paired":  # names are numbered in alphabetical order: only renamed
-        same = adapter(None, loss=loss, epochs=5, learning_rate=0.05).fit(X, labels)
+        same = adapter(None, **options).fit(X, labels)
         assert estimator.score(X, y) == same.score(X, labels)
 
 

@@ -55,6 +55,12 @@ def test_equals_a_full_sort(index, n, margin, form, monkeypatch):
         assert {d for d, grade in graded.items() if grade > 0} == set(positives)
 
 
+def test_documents_that_occur_in_many_lists_count_once(index):
+    y = mine_hard_negatives(index, QUERIES, RELEVANT, corpus=iter([CORPUS] * 4))
+    found = [[d for d, grade in graded.items() if grade == 0] for graded in y]
+    assert found == expected_negatives(index, RELEVANT, CORPUS, 5, 0.05)
+
+
 def test_without_corpus_the_documents_of_y_are_searched(index):
     y = mine_hard_negatives(index, QUERIES, RELEVANT, n_negatives=4)
     pool = [d for positives in RELEVANT for d in positives]
