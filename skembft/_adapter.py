@@ -1,33 +1,22 @@
 """A small trainable layer over frozen embeddings."""
 
-import inspect
-from numbers import Integral, Real
-
 import numpy as np
-from scipy.special import expit, ndtr
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skembft._adapter_params import apply_weights, check_adapter
 from skembft._base import TRAINING_CONSTRAINTS
 from skembft._frozen import FrozenFinetuner
 from skembft._inputs import check_vector_data, check_vectors
 from skembft._losses import (
     LOSSES,
     InfoNCEOptions,
-    check_argument_names,
     check_loss,
     find_loss,
 )
 from skembft._relevance import LabelRelevance
 from skembft._scoring import item_kind, read_data
-from skembft._utils import tag_text_input, unit_rows
-
-_ADAPTER_ARGUMENTS = {
-    "linear": ("bias", "output_dim"),
-    "low_rank": ("rank",),
-    "mlp": ("hidden_dim", "activation"),
-}
-_ACTIVATIONS = ("relu", "gelu", "silu")
+from skembft._utils import tag_text_input
 
 
 class AdapterFinetuner(FrozenFinetuner):
@@ -175,7 +164,7 @@ class AdapterFinetuner(FrozenFinetuner):
         "learning_rate": [*TRAINING_CONSTRAINTS["learning_rate"], StrOptions({"auto"})],
         "weight_decay": [*TRAINING_CONSTRAINTS["weight_decay"], StrOptions({"auto"})],
         "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
-        "adapter": [StrOptions(set(_ADAPTER_ARGUMENTS)), type],
+        "adapter": [StrOptions({"linear", "low_rank", "mlp"}), type],
         "adapter_params": [dict, None],
         "side": [StrOptions({"query", "both", "separate"})],
         "solver": [StrOptions({"adamw", "closed_form"})],
@@ -248,74 +237,7 @@ class AdapterFinetuner(FrozenFinetuner):
             InfoNCEOptions.of(name, self.loss_params)
         else:
             check_loss(self.loss, self.loss_params)
-        self._check_adapter()
-
-    def _check_adapter(self):
-        params = self.adapter_params or {}
-        closed_form = self.solver == "closed_form"
-        if closed_form and not (self.adapter == "linear" and self.side == "query"):
-            raise InvalidParameterError(
-                "solver='closed_form' finds a square matrix for queries: it goes with "
-                "adapter='linear' and side='query'."
-            )
-        if isinstance(self.adapter, str):
-            valid = ("ridge",) if closed_form else _ADAPTER_ARGUMENTS[self.adapter]
-            check_argument_names(params, valid, f"adapter_params of {self.adapter!r}")
-        else:
-            self._check_module(params)
-        for name, default in (("output_dim", None), ("rank", 1), ("hidden_dim", None)):
-            value = params.get(name, default)
-            if (
-                isinstance(self.adapter, str)
-                and value is not default
-                and (not isinstance(value, Integral) or value < 1 or value is True)
-            ):
-                raise InvalidParameterError(
-                    f"{name} of adapter_params must be a positive whole number, got "
-                    f"{value!r}."
-                )
-        if self.adapter == "mlp" and params.get("activation", "relu") not in (
-            _ACTIVATIONS
-        ):
-            raise InvalidParameterError(
-                f"activation of adapter_params must be one of {_ACTIVATIONS}, got "
-                f"{params['activation']!r}."
-            )
-        shorter = self.adapter == "linear" and params.get("output_dim") is not None
-        if shorter and LOSSES[self._find_loss()].needs == "targets":
-            raise InvalidParameterError(
-                f"output_dim does not go with loss={self.loss!r}, which moves queries "
-                "to the vectors of documents as the encoder gives them."
-            )
-        if shorter and self.side == "query":
-            raise InvalidParameterError(
-                "output_dim changes the dimension of queries, and side='query' leaves "
-                "that of documents: use side='both' or 'separate'."
-            )
-        bias = params.get("bias", False)
-        if isinstance(self.adapter, str) and not isinstance(bias, bool | np.bool_):
-            raise InvalidParameterError(
-                f"bias of adapter_params must be True or False, got {bias!r}."
-            )
-        ridge = params.get("ridge", 1.0)
-        if closed_form and not (isinstance(ridge, Real) and 0 < ridge < np.inf):
-            raise InvalidParameterError(
-                f"ridge of adapter_params must be a positive number, got {ridge!r}."
-            )
-
-    def _check_module(self, params):
-        name = self.adapter.__name__
-        if not hasattr(self.adapter, "state_dict"):
-            raise InvalidParameterError(
-                f"adapter={name} is not a subclass of torch.nn.Module."
-            )
-        try:
-            inspect.signature(self.adapter).bind(384, **params)
-        except TypeError as error:
-            raise InvalidParameterError(
-                f"adapter={name} is called as {name}(dimension, **adapter_params), and "
-                f"adapter_params={params!r} do not fit: {error}."
-            ) from None
+        check_adapter(self, LOSSES[name].needs)
 
     def _check_learnable(self, data):
         if self.solver == "closed_form":  # it has no loss
@@ -429,30 +351,3 @@ class AdapterFinetuner(FrozenFinetuner):
             tags.transformer_tags.preserves_dtype = []
             tag_text_input(tags)
         return tags
-
-
-def apply_weights(weights, vectors, activation="relu"):
-    """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed.
-
-    Without weights the vectors are only scaled to unit length.
-    """
-    vectors = np.asarray(unit_rows(vectors), dtype=np.float32)
-    if not weights:
-        return vectors
-    if "weight_1" in weights:
-        hidden = vectors @ weights["weight_1"].T + weights["bias_1"]
-        hidden = _activate(hidden, activation) @ weights["weight_2"].T
-        vectors = vectors + hidden + weights["bias_2"]
-    else:
-        vectors = vectors @ weights["weight"].T
-        if "bias" in weights:
-            vectors = vectors + weights["bias"]
-    return unit_rows(vectors)
-
-
-def _activate(x, activation):
-    if activation == "relu":
-        return np.maximum(x, 0)
-    if activation == "silu":
-        return x * expit(x)
-    return x * ndtr(x)  # GELU, exact

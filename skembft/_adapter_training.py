@@ -105,7 +105,7 @@ class AdapterTrainer:
             return Linear(dim, params.get("bias", False), start)
         generator = torch.Generator().manual_seed(int(self.rng.randint(2**31 - 1)))
         if settings.adapter == "low_rank":
-            return LowRank(dim, params.get("rank", 32), generator)
+            return LowRank(dim, int(params.get("rank", 32)), generator)
         hidden_dim = params.get("hidden_dim") or 2 * dim
         activation = params.get("activation", "relu")
         return ResidualMLP(dim, hidden_dim, activation, generator)

@@ -242,14 +242,13 @@ class Nothing(nn.Module):
             {"adapter": Tower, "adapter_params": {"width": 8}},
             r"Tower\(dimension, \*\*adapter_params\).*unexpected keyword",
         ),
-        ({"adapter_params": {"bias": "no"}}, "bias of adapter_params must be True or"),
-        ({"adapter": "low_rank", "adapter_params": {"rank": True}}, "rank of adapter"),
+        ({"adapter_params": {"bias": "no"}}, "The 'bias' parameter of adapter_params"),
         ({"adapter": dict}, "adapter=dict is not a subclass of torch.nn.Module"),
         ({"adapter_params": {"rank": 3}}, "Valid names: 'bias', 'output_dim'"),
-        ({"adapter": "low_rank", "adapter_params": {"rank": 0}}, "rank of adapter_par"),
+        ({"adapter": "low_rank", "adapter_params": {"rank": 0}}, "The 'rank' param"),
         (
             {"adapter": "mlp", "adapter_params": {"activation": "tanh"}},
-            "activation of adapter_params must be one of",
+            "The 'activation' parameter of adapter_params",
         ),
         ({"adapter_params": {"output_dim": 8}}, "use side='both' or 'separate'"),
         (
@@ -259,7 +258,7 @@ class Nothing(nn.Module):
         ({"adapter_params": {"ridge": 1.0}}, "Valid names: 'bias', 'output_dim'"),
         (
             {"solver": "closed_form", "adapter_params": {"ridge": 0}},
-            "ridge of adapter_params must be a positive number",
+            "The 'ridge' parameter of adapter_params",
         ),
         ({"solver": "closed_form", "side": "both"}, "goes with adapter='linear'"),
         ({"solver": "closed_form", "adapter": "mlp"}, "goes with adapter='linear'"),

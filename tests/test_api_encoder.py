@@ -301,3 +301,26 @@ def test_an_adapter_notices_another_model_name(pairs):
     adapter.encoder_.set_params(model_name="v2")
     with pytest.raises(ValueError, match=re.escape("have changed")):
         pickle.loads(pickle.dumps(adapter)).transform(pairs[0])
+
+
+CALLS = Counter()
+
+
+def counted(texts):
+    CALLS.update(texts)
+    return [vector(text) for text in texts]
+
+
+def test_what_a_worker_unpickles_for_every_task_is_paid_for_once():
+    """Each task brings a client of its own, and all mean the same vectors."""
+    CALLS.clear()
+    client = LangChain()
+    sent = pickle.dumps(APIEncoder(client))
+    arrived = [clone(pickle.loads(sent)) for _ in range(3)]
+    arrived.append(pickle.loads(pickle.dumps(arrived[0])))
+    for encoder in arrived:
+        encoder.transform_documents(TEXTS)
+    assert sum(sum(encoder.client.paid.values()) for encoder in arrived) == len(TEXTS)
+    other = arrived[0].set_params(client=counted)  # another client, other vectors
+    other.transform_documents(TEXTS)
+    assert CALLS == Counter(TEXTS)

@@ -602,3 +602,16 @@ def test_vectors_that_are_not_finite_are_an_error(toy):
 
     with pytest.raises(ValueError, match="query vectors of the encoder contain NaN"):
         CorpusFinetuner(Broken()).fit(toy.queries, toy.relevant)
+
+
+def test_what_works_on_cosines_refuses_nudge_m(toy):
+    from skembft.mining import mine_hard_negatives
+
+    inner = CorpusFinetuner(toy.encoder, method="nudge_m", random_state=0)
+    fitted = clone(inner).fit(toy.queries, toy.relevant)
+    for cls in (AdapterFinetuner, CorpusFinetuner):
+        for encoder in (inner, FrozenEstimator(fitted)):
+            with pytest.raises(ValueError, match="use method='nudge_n'"):
+                cls(encoder).fit(toy.queries, toy.relevant)
+    with pytest.raises(ValueError, match="ranks by dot product"):
+        mine_hard_negatives(fitted, toy.queries, toy.relevant)

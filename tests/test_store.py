@@ -324,3 +324,28 @@ def test_killed_writers_lose_at_most_what_they_were_writing(tmp_path):
             got = store.get(texts, encode, max_bytes=BIG, cache_dir=tmp_path)
         np.testing.assert_array_equal(got, vectors_of(texts))
         assert not encode.texts  # what a writer had finished was not lost
+
+
+def test_a_passing_error_deletes_nothing(tmp_path, monkeypatch):
+    """No memory or no handle for a moment: the file is as good as before."""
+    import mmap
+
+    from skembft import _shards
+
+    digests = _shards.digests_of(["a", "b"])
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    _shards.ShardFolder(str(tmp_path)).publish(digests, vectors)
+    folder = _shards.ShardFolder(str(tmp_path))
+
+    def fails(*args, **kwargs):
+        raise OSError(12, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mmap, "mmap", fails)
+        with pytest.warns(UserWarning, match="Cannot allocate memory"):
+            folder.refresh()
+    more = _shards.digests_of(["c"])
+    folder.publish(more, vectors[:1])
+    assert len(folder.shards) == 2
+    found = {int(i): v for at, rows in folder.find(digests) for i, v in zip(at, rows)}  # noqa: B905
+    np.testing.assert_array_equal([found[0], found[1]], vectors)
