@@ -13,7 +13,6 @@ from skembft._layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._losses import LOSSES
 from skembft._mining import with_mined_negatives
 from skembft._rng import isolated_rng
-from skembft._utils import check_finite, check_same_width
 
 
 class AdapterTrainer:
@@ -30,16 +29,9 @@ class AdapterTrainer:
 
     def prepare(self, data):
         """Encode the distinct queries and documents."""
-        if self.encoder is None:
-            queries, documents = data.queries, data.documents
-        else:
-            queries = np.asarray(self.encoder.transform(data.queries))
-            documents = np.asarray(self.encoder.transform_documents(data.documents))
-        check_finite(queries, "The query vectors of the encoder")
-        check_finite(documents, "The document vectors of the encoder")
-        check_same_width(queries, documents)
-        self.dim = queries.shape[1]
-        return EncodedData(data, queries, documents)
+        encoded = EncodedData.of(data, self.encoder)
+        self.dim = encoded.queries.shape[1]
+        return encoded
 
     def train(self, encoded, monitor, epochs):
         """Train from the start; return the state that the monitor chose."""

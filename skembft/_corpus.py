@@ -16,8 +16,6 @@ from skembft._inputs import check_items
 from skembft._nudge import find_moves, score_gammas
 from skembft._scoring import item_kind, read_data
 from skembft._utils import (
-    check_finite,
-    check_same_width,
     tag_text_input,
     unit_rows,
 )
@@ -261,12 +259,12 @@ class CorpusTrainer:
         """Encode the distinct queries and documents, as float32 unit vectors."""
         from skembft._encoded import EncodedData
 
-        queries = np.asarray(self.encoder.transform(data.queries))
-        documents = np.asarray(self.encoder.transform_documents(data.documents))
-        check_finite(queries, "The query vectors of the encoder")
-        check_finite(documents, "The document vectors of the encoder")
-        check_same_width(queries, documents)
-        return EncodedData(data, unit_vectors(queries), unit_vectors(documents))
+        encoded = EncodedData.of(data, self.encoder)
+        queries, documents = (
+            unit_vectors(encoded.queries),
+            unit_vectors(encoded.documents),
+        )
+        return EncodedData(data, queries, documents)
 
     def train(self, encoded, monitor, epochs):
         """Try every gamma; return the one that the monitor chose."""

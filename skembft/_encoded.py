@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from skembft._data import RetrievalData
-from skembft._utils import unit_rows
+from skembft._utils import check_finite, check_same_width, unit_rows
 
 
 class UnitRows:
@@ -38,6 +38,27 @@ class EncodedData:
     data: RetrievalData
     queries: np.ndarray
     documents: np.ndarray
+
+    @classmethod
+    def of(cls, data, encoder):
+        """Encode data, whose queries and documents are vectors without an encoder."""
+        queries, documents = data.queries, data.documents
+        if encoder is not None:
+            queries = np.asarray(encoder.transform(queries))
+            documents = np.asarray(encoder.transform_documents(documents))
+            for name, vectors, items in (
+                ("query", queries, data.queries),
+                ("document", documents, data.documents),
+            ):
+                if vectors.ndim != 2 or len(vectors) != len(items):
+                    raise ValueError(
+                        f"The encoder made an array of shape {vectors.shape} of "
+                        f"{len(items)} {name} item(s); it must give a vector for each."
+                    )
+        check_finite(queries, "The query vectors of the encoder")
+        check_finite(documents, "The document vectors of the encoder")
+        check_same_width(queries, documents)
+        return cls(data, queries, documents)
 
     def subset(self, queries):
         """The rows of some queries."""

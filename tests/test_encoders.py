@@ -16,7 +16,12 @@ from sentence_transformers.sentence_transformer.modules import Router, StaticEmb
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold
 
-from skembft import AdapterFinetuner, PrecomputedEncoder, SentenceEncoder
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    PrecomputedEncoder,
+    SentenceEncoder,
+)
 
 
 @pytest.fixture
@@ -459,3 +464,17 @@ def test_an_unfinished_download_is_no_model(hub):
     for name in ("owner/tiny", "owner/other", "no-such-name", "a/b/c"):
         with pytest.raises(OSError, match=f"Could not load the model '{name}'"):
             SentenceEncoder(name)._fingerprint()
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,)])
+def test_an_encoder_of_ones_own_that_returns_something_else(shape):
+    class Broken:
+        def transform(self, X):
+            return np.ones((len(X), 4))
+
+        def transform_documents(self, D):
+            return np.ones(shape)
+
+    for finetuner in (AdapterFinetuner(Broken()), CorpusFinetuner(Broken())):
+        with pytest.raises(ValueError, match="it must give a vector for each"):
+            finetuner.fit(["a", "b", "c", "d"], ["e", "f", "g", "h"])
