@@ -44,7 +44,7 @@ class AdapterFinetuner(FrozenFinetuner):
     loss_params : dict, default=None
         Arguments of the loss, such as ``{"scale": 20.0}`` (the default). Defaults are
         the library's, but margins of 5, which mean nothing on unit vectors, are 0.3.
-    negatives : {"batch", "random", "hard", "corpus"}, default="corpus"
+    negatives : {"batch", "random", "hard", "corpus"}, default="random"
         What a positive competes with in InfoNCE: the documents of its batch; these and
         one random document a pair; these and hard negatives, mined from the vectors as
         they are; or all documents seen in training (of more than 8,192 so many are
@@ -176,7 +176,7 @@ class AdapterFinetuner(FrozenFinetuner):
         *,
         loss="multiple_negatives_ranking",
         loss_params=None,
-        negatives="corpus",
+        negatives="random",
         adapter="linear",
         adapter_params=None,
         side="query",
@@ -256,6 +256,10 @@ class AdapterFinetuner(FrozenFinetuner):
                 "documents of different grades: give y as {document: score} dicts, or "
                 "labelled pairs with several documents a query."
             )
+
+    def _draws_negatives(self, data):
+        infonce = LOSSES[self._find_loss()].needs == "positives"  # masks them instead
+        return not infonce and super()._draws_negatives(data)
 
     def _find_loss(self):
         return find_loss(self.loss, LOSSES)

@@ -19,7 +19,7 @@ def make_loss(trainer, encoded):
     settings, data = trainer.settings, encoded.data
     spec = LOSSES[trainer.loss_name]
     queries, documents = UnitRows(encoded.queries), UnitRows(encoded.documents)
-    if spec.draws_negatives(data, settings.negatives):
+    if settings._draws_negatives(data):
         data.check_negatives()  # again: held-out documents are not in the pool
     if spec.needs == "positives":
         return InfoNCE(

@@ -174,8 +174,12 @@ class BaseFinetuner(
             )
         if not takes_zeros:
             self._check_answerable(data)
-        if name is not None and LOSSES[name].draws_negatives(data, self.negatives):
+        if name is not None and self._draws_negatives(data):
             data.check_negatives()
+
+    def _draws_negatives(self, data):
+        """Whether every query must have a negative, as single ones are drawn."""
+        return LOSSES[self._find_loss()].draws_negatives(data, self.negatives)
 
     @staticmethod
     def _check_answerable(data):

@@ -47,7 +47,7 @@ class InfoNCE:
         """The loss of a batch of positive pairs."""
         options = self.options
         query_index, row = np.unique(pair_query, return_inverse=True)
-        columns = self._candidates(query_index, pair_query, pair_document)
+        columns = self._candidates(query_index, pair_document)
         target = self.column_of[pair_document]
         q = self.adapt("query", self.queries[query_index])
         c = self.documents[columns] if self.corpus is None else self.corpus
@@ -78,7 +78,7 @@ class InfoNCE:
         share = 1 / np.bincount(row)[row] / len(query_index)
         return ((log_z - positive) * torch.from_numpy(share).float()).sum()
 
-    def _candidates(self, query_index, pair_query, pair_document):
+    def _candidates(self, query_index, pair_document):
         """Sorted indices of the documents that compete; numbers their columns."""
         if self.whole_corpus:
             return self.data.pool
@@ -87,7 +87,7 @@ class InfoNCE:
         if self.negatives == "corpus":
             parts.append(pool[self.rng.randint(len(pool), size=MAX_CANDIDATES)])
         elif self.negatives == "random":
-            parts.append(self.data.negatives(pair_query, 1, self.rng)[:, 0])
+            parts.append(pool[self.rng.randint(len(pool), size=len(pair_document))])
         columns = np.unique(np.concatenate(parts))
         self.column_of[columns] = np.arange(len(columns))
         return columns

@@ -433,7 +433,13 @@ def test_vectors_of_extreme_length_mean_their_direction(rotated, scale):
 def test_documents_named_in_corpus_stay_in_the_pool(rotated):
     """Held-out queries take their documents along, but not those of `corpus`."""
     queries, documents = rotated
-    options = {"epochs": 1, "refit": False, "random_state": 0, "learning_rate": 1e-9}
+    options = {
+        "negatives": "corpus",
+        "epochs": 1,
+        "refit": False,
+        "random_state": 0,
+        "learning_rate": 1e-9,
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         alone = AdapterFinetuner(None, **options).fit(queries, documents)

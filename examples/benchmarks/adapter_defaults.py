@@ -4,6 +4,7 @@ Prints the gain in nDCG@10 on test queries over the untouched all-MiniLM-L6-v2: 
 mean over seeds, and the spread (largest − smallest of the seeds' means).
 """
 
+import json
 import tempfile
 import time
 import warnings
@@ -16,7 +17,7 @@ from joblib import Parallel, delayed
 from skembft import AdapterFinetuner
 
 SETTINGS = {
-    "negatives": ["batch", "random", "hard"],
+    "negatives": ["batch", "random", "hard", "corpus"],
     "side": ["both", "separate"],
     "adapter": ["low_rank", "mlp"],
     "learning_rate": [2e-4, 1e-3],
@@ -29,7 +30,7 @@ SETTINGS = {
 
 
 def candidates(names):
-    yield "defaults", {}
+    yield "base", {}
     for name in names:
         for value in SETTINGS[name]:
             yield f"{name}={value!r}", {name: value}
@@ -41,6 +42,7 @@ def gains(args, cache_dir, params, name, seed):
     encoder = make_encoder(cache_dir)
     out, seconds = [], []
     for problem in load_problems(args, name, seed):
+        params = {**args.base, **params}
         finetuner = AdapterFinetuner(encoder, random_state=seed, **params)
         begin = time.process_time()
         finetuner.fit(*problem.train, corpus=problem.corpus)
@@ -54,6 +56,13 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
     parser.add_argument("--cache-dir", help="keep the encoded texts here")
+    parser.add_argument(
+        "--base",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="arguments that differ from the defaults in all rows",
+    )
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     args = start(parser)
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,12 +88,12 @@ def main():
             row[name] = f"{gain[i, j].mean():+.4f} ± {spread / 2:.4f}"
         row["CPU s a fit"] = float(seconds[i].mean())
         rows.append(row)
-    defaults = AdapterFinetuner().get_params()
+    base = AdapterFinetuner(**args.base).get_params()
     report(
         args,
         "Gain in nDCG@10 on test queries over the untouched model",
         rows,
-        defaults={name: defaults[name] for name in args.settings},
+        base={name: base[name] for name in args.settings},
         seeds=args.seeds,
     )
 
