@@ -13,7 +13,7 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint format bench-adapters clean
+.PHONY: help demo test test-slow lint format bench-adapters bench-defaults clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -24,6 +24,8 @@ help:
 	@echo "make bench-adapters SKEMBFT_DATA=DIR"
 	@echo "                adapters against their peers, about half an hour; DIR holds the"
 	@echo "                data sets, see examples/benchmarks/README.md"
+	@echo "make bench-defaults SKEMBFT_DATA=DIR"
+	@echo "                where the defaults come from, about an hour"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -70,6 +72,10 @@ bench-adapters: $(VENV)/.test $(PEERS)/.done
 	$(PY) $(BENCH)/bench_nudge.py
 	$(PY) $(BENCH)/bench_memory.py
 	$(PY) $(BENCH)/bench_llama_index.py
+
+bench-defaults: $(VENV)/.test
+	$(PY) $(BENCH)/adapter_defaults.py
+	$(PY) $(BENCH)/stacking.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
