@@ -89,7 +89,7 @@ def main():
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=384)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--negatives", default="batch", help="of AdapterFinetuner")
+    parser.add_argument("--negatives", default="random", help="of AdapterFinetuner")
     parser.add_argument("--worker", help="for internal use: folder of the vectors")
     args = start(parser)
     if args.worker:
