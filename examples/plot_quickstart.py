@@ -68,7 +68,7 @@ search = GridSearchCV(
     AdapterFinetuner(encoder, validation_fraction=None, random_state=0),
     {
         "batch_size": [64, 128],
-        "epochs": [5, 15],
+        "epochs": [10, 30],
         "loss": ["multiple_negatives_ranking", "triplet"],
         "side": ["query", "both"],
     },
