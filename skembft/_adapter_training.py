@@ -66,10 +66,11 @@ class AdapterTrainer:
 
     def _make_layers(self, encoded):
         settings = self.settings
-        query = self._layer(encoded)
-        document = {"query": lambda: None, "both": lambda: query}.get(
-            settings.side, lambda: self._layer(encoded)
-        )()
+        query, document = self._layer(encoded), None
+        if settings.side == "both":
+            document = query
+        elif settings.side == "separate":
+            document = self._layer(encoded)
         self.layers = {"query": query, "document": document}
         if isinstance(query, CustomLayer) and document is None:
             if query.output_dim != self.dim:
@@ -202,9 +203,8 @@ class AdapterTrainer:
         Q, D = UnitRows(encoded.queries), UnitRows(encoded.documents)
         gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)
         cross, loss = gram.clone(), 0.0
-        for start in range(0, len(query), 4096):
-            q = Q[query[start : start + 4096]].double()
-            d = D[document[start : start + 4096]].double()
+        for q, d in zip(Q.chunks(query), D.chunks(document), strict=True):
+            q, d = q.double(), d.double()
             gram += q.T @ q / len(query)
             cross += d.T @ q / len(query)
             loss += float((q - d).square().sum()) / len(query)
