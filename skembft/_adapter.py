@@ -8,12 +8,8 @@ from skembft._adapter_params import apply_weights, check_adapter
 from skembft._base import TRAINING_CONSTRAINTS
 from skembft._frozen import FrozenFinetuner
 from skembft._inputs import check_vector_data, check_vectors
-from skembft._losses import (
-    LOSSES,
-    InfoNCEOptions,
-    check_loss,
-    find_loss,
-)
+from skembft._loss_params import InfoNCEOptions, check_loss
+from skembft._losses import ADAPTER_LOSSES, LOSSES, find_loss
 from skembft._relevance import LabelRelevance
 from skembft._scoring import item_kind, read_data
 from skembft._utils import tag_text_input
@@ -97,6 +93,9 @@ class AdapterFinetuner(FrozenFinetuner):
     refit : bool, default=True
         Train again for the number of epochs that validation chose, on all the data,
         those of `validation_fraction` included.
+    warm_start : bool, default=False
+        Let a second `fit` train the fitted adapter further, instead of a new one.
+        ``solver="closed_form"`` solves anew all the same.
     random_state : int, RandomState instance or None, default=None
         Determines the validation queries, the order of the pairs and drawn negatives.
 
@@ -192,6 +191,7 @@ class AdapterFinetuner(FrozenFinetuner):
         n_iter_no_change=20,
         evaluation_steps=0,
         refit=True,
+        warm_start=False,
         random_state=None,
     ):
         self.encoder = encoder
@@ -213,6 +213,7 @@ class AdapterFinetuner(FrozenFinetuner):
         self.n_iter_no_change = n_iter_no_change
         self.evaluation_steps = evaluation_steps
         self.refit = refit
+        self.warm_start = warm_start
         self.random_state = random_state
 
     # ---- fit
@@ -243,26 +244,24 @@ class AdapterFinetuner(FrozenFinetuner):
         if self.solver == "closed_form":  # it has no loss
             self._check_answerable(data)
             return
-        super()._check_learnable(data)
         needs = LOSSES[self._find_loss()].needs
         if needs == "classes" and not isinstance(data.relevance, LabelRelevance):
             raise ValueError(
                 f"loss={self.loss!r} learns from class labels: use encoder=None, with "
                 "the vectors as X and the labels as y."
             )
-        if needs == "scores" and not data.has_scores:
-            raise ValueError(
-                f"loss={self.loss!r} learns from teacher scores, and no query has two "
-                "documents of different grades: give y as {document: score} dicts, or "
-                "labelled pairs with several documents a query."
-            )
+        super()._check_learnable(data)
+
+    def _check_batch(self, spec, data):
+        if spec.needs == "positives":  # otherwise a batch has all rows of its queries
+            super()._check_batch(spec, data)
 
     def _draws_negatives(self, data):
         infonce = LOSSES[self._find_loss()].needs == "positives"  # masks them instead
         return not infonce and super()._draws_negatives(data)
 
     def _find_loss(self):
-        return find_loss(self.loss, LOSSES)
+        return find_loss(self.loss, ADAPTER_LOSSES)
 
     def _spec(self):
         """What `_apply` needs to know of the adapter, as it is now."""
@@ -281,10 +280,25 @@ class AdapterFinetuner(FrozenFinetuner):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return check_vector_data(X, y, corpus, suffix)
 
-    def _open(self, rng):
+    def _open(self, rng, data, held_out):
         from skembft._adapter_training import AdapterTrainer
 
-        return AdapterTrainer(self, self._open_encoder(), rng)
+        start = None
+        if self.warm_start and self.__sklearn_is_fitted__():
+            if (
+                self._adapter_spec != self._spec()
+                or set(self.weights_) != self._sides()
+            ):
+                raise ValueError(
+                    "warm_start=True trains the fitted adapter further, and adapter, "
+                    "adapter_params or side have changed since: restore them, or fit "
+                    "a clone."
+                )
+            start = self.weights_
+        return AdapterTrainer(self, self._open_encoder(), rng, start)
+
+    def _sides(self):
+        return {"query"} if self.side == "query" else {"query", "document"}
 
     # ---- use
 

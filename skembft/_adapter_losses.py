@@ -5,7 +5,8 @@ import torch
 
 from skembft._encoded import UnitRows
 from skembft._infonce import InfoNCE
-from skembft._losses import LOSSES, InfoNCEOptions, build_loss
+from skembft._loss_params import InfoNCEOptions, build_loss
+from skembft._losses import LOSSES
 
 
 def make_loss(trainer, encoded):

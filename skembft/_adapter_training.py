@@ -16,14 +16,18 @@ from skembft._rng import isolated_rng
 
 
 class AdapterTrainer:
-    """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder."""
+    """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder.
 
-    def __init__(self, estimator, encoder, rng):
+    `start` are the fitted weights of a warm start, or None.
+    """
+
+    def __init__(self, estimator, encoder, rng, start=None):
         self.settings = estimator
         self.loss_name = estimator._find_loss()
         self.encoder = encoder
         self.dim = None
         self.rng = rng
+        self.start = start
         self.tasks = None
         self.layers = {"query": None, "document": None}
 
@@ -43,9 +47,11 @@ class AdapterTrainer:
             if custom:
                 torch.manual_seed(self.rng.randint(2**31 - 1))
                 self.layers = {"query": None, "document": None}
-                monitor.start()  # it need not start at the identity
+            starts_elsewhere = custom and not self.start  # not at the identity
+            if starts_elsewhere:
+                monitor.start()
             self._make_layers(encoded)
-            if not custom:
+            if not starts_elsewhere:
                 monitor.start()
             if self.settings.solver == "closed_form":
                 self._solve(encoded, monitor)
@@ -72,6 +78,9 @@ class AdapterTrainer:
         elif settings.side == "separate":
             document = self._layer(encoded)
         self.layers = {"query": query, "document": document}
+        for side, layer in self.layers.items():
+            if self.start and self.start.get(side) and layer is not None:
+                layer.load(self.start[side])
         if isinstance(query, CustomLayer) and document is None:
             if query.output_dim != self.dim:
                 raise ValueError(

@@ -16,7 +16,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._inputs import check_items
-from skembft._losses import LOSSES
+from skembft._losses import spec_of
 from skembft._measures import check_metrics
 from skembft._ranking import top_k
 from skembft._scoring import item_kind, read_data, score_estimator, score_vectors
@@ -48,6 +48,7 @@ TRAINING_CONSTRAINTS = {
     "use_all_docs": ["boolean"],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
     "evaluation_steps": [Interval(Integral, 0, None, closed="left")],
+    "warm_start": ["boolean"],
 }
 
 
@@ -108,8 +109,8 @@ class BaseFinetuner(
         data = self._read(X, y, corpus, fitting=True, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
-        trainer = self._open(rng)
-        split = self._split(data, held_out, rng)
+        trainer = self._open(rng, data, held_out)
+        split = self._split(data, held_out, trainer.rng)
         tasks = trainer.tasks = EpochTasks(self, X, y, self.epochs * (1 + self.refit))
         self._fit_encoder(trainer, data, X, y, corpus, split and split[0])
         train = everything = trainer.prepare(data)
@@ -158,28 +159,29 @@ class BaseFinetuner(
         return held_out
 
     def _check_learnable(self, data):
-        name = self._find_loss()
-        needs = "positives" if name is None else LOSSES[name].needs
-        takes_zeros = data.labelled and (name is None or needs == "labels")
-        in_batch = needs == "positives" and self.negatives == "batch"
-        if (
-            name is not None
-            and in_batch
-            and self.batch_size == 1
-            and not data.n_negatives
-        ):
-            raise InvalidParameterError(
-                "batch_size=1 leaves no negatives in a batch: use a larger batch_size, "
-                "other negatives=, or explicit negatives."
-            )
-        if not takes_zeros:
+        spec = self._loss_spec()
+        if spec is None:  # a callable's loss is known once it is made
+            if not data.labelled:
+                self._check_answerable(data)
+            return
+        self._check_batch(spec, data)
+        if not spec.takes_zeros(data):
             self._check_answerable(data)
-        if name is not None and self._draws_negatives(data):
+        if self._draws_negatives(data):
             data.check_negatives()
+        spec.check_data(data)
+
+    def _loss_spec(self):
+        """What the loss needs, or None where a callable makes it."""
+        name = self._find_loss()
+        return None if name is None else spec_of(name, self.loss_params)
+
+    def _check_batch(self, spec, data):
+        spec.check_batch(data, self.negatives, self.batch_size)
 
     def _draws_negatives(self, data):
         """Whether every query must have a negative, as single ones are drawn."""
-        return LOSSES[self._find_loss()].draws_negatives(data, self.negatives)
+        return self._loss_spec().draws_negatives(data, self.negatives)
 
     @staticmethod
     def _check_answerable(data):

@@ -179,8 +179,8 @@ class CorpusFinetuner(FrozenFinetuner):
             "relevant document cannot be held out: pass a gamma, or X_val."
         )
 
-    def _open(self, rng):
-        return CorpusTrainer(self, self._open_encoder())
+    def _open(self, rng, data, held_out):
+        return CorpusTrainer(self, self._open_encoder(), rng)
 
     def _validator(self, trainer, validation, metrics):
         return lambda: trainer.scores(validation, metrics)
@@ -248,9 +248,10 @@ class CorpusTrainer:
     A state is a gamma; where documents go is known before any is tried.
     """
 
-    def __init__(self, estimator, encoder):
+    def __init__(self, estimator, encoder, rng):
         self.settings = estimator
         self.encoder = encoder
+        self.rng = rng
         self.tasks = None
         given = estimator.gamma
         self.gammas = _GAMMAS[estimator.method] if given is None else [float(given)]
@@ -291,7 +292,8 @@ class CorpusTrainer:
         if self._scores is None:
             names = [self.documents[i] for i in self.moves.index]
             place = positions(names, validation.data.documents)
-            rows = np.flatnonzero(place >= 0)
+            # in the order of the validation data, so that their ranks need less sorting
+            rows = np.argsort(place)[np.count_nonzero(place < 0) :]
             gammas = [0.0, *self.gammas]
             scores = score_gammas(
                 self.moves.take(rows, place[rows]),
@@ -335,10 +337,9 @@ def positions(items, among):
 def unit_vectors(vectors):
     """Return float32 rows of unit length; those that are so already are kept as is."""
     vectors = np.asarray(vectors)
-    # without a temporary as large as the vectors, and without overflow of float32
-    with np.errstate(over="ignore"):
-        squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    with np.errstate(over="ignore"):  # infinity is no length to keep
         out = np.asarray(vectors, dtype=np.float32)
+        squares = np.einsum("ij,ij->i", out, out)
     others = np.flatnonzero(~(np.abs(squares - 1) <= 2e-6))
     if len(others):
         out = out.copy() if out is vectors else out

@@ -1,13 +1,29 @@
 """Fine-tuning of a whole Sentence Transformers model."""
 
+import os
+from numbers import Integral, Real
+
 import numpy as np
-from sklearn.utils._param_validation import InvalidParameterError, StrOptions
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._base import TRAINING_CONSTRAINTS, BaseFinetuner
+from skembft._checkpoints import (
+    Run,
+    check_output_path,
+    identity_of,
+    in_fold,
+    write_model,
+)
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
 from skembft._inputs import check_items, check_queries
-from skembft._losses import check_loss, find_loss
+from skembft._loss_params import check_loss
+from skembft._losses import LOSSES, find_loss
 from skembft._utils import check_finite, tag_text_input
 
 
@@ -26,17 +42,20 @@ class EmbeddingFinetuner(BaseFinetuner):
         Name of a model on the Hugging Face hub, or a local directory. A model instance
         is an error: save it first, a clone would copy it.
     loss : str, class or callable, default="multiple_negatives_ranking"
-        A loss of Sentence Transformers: "multiple_negatives_ranking" (InfoNCE over
-        in-batch negatives), "triplet", "cosine_similarity", "contrastive", their
-        classes, or a callable that makes one from a model. Every loss takes every form
-        of data: missing negatives are sampled, missing labels are 1 for relevant and 0
-        for sampled documents.
+        Any loss of Sentence Transformers, by name ("multiple_negatives_ranking",
+        InfoNCE over in-batch negatives; "cached_multiple_negatives_ranking", "triplet",
+        "cosent", "matryoshka", …), by class, or a callable that makes one from a model.
+        The guide has a table of what each learns from, and how missing negatives and
+        labels are made; what cannot be made is an error before training.
     loss_params : dict, default=None
         Arguments of the loss, such as ``{"scale": 20.0}``. Defaults are the library's,
-        but the margin of "triplet" is 0.3 (5 means nothing on unit vectors).
-    negatives : {"batch", "random"}, default="batch"
-        Negatives besides explicit ones: the other documents of the batch, or one more
-        random document a pair. A document known to be relevant to a query is never its
+        but margins of 5, which mean nothing on unit vectors, are 0.3. A wrapper takes
+        the loss that it wraps: ``{"loss": "cosent", "loss_params": {"scale": 10.0}}``.
+    negatives : {"batch", "random", "hard"}, default="batch"
+        Negatives besides explicit ones: the other documents of the batch; these and one
+        random document a pair; or these and a hard one, mined with the model as it is
+        before training. Losses that take single negatives get hard ones with "hard" and
+        random ones otherwise. A document known to be relevant to a query is never its
         negative.
     batch_size : int, default=10
         Pairs in a batch; in-batch negatives grow with it.
@@ -68,14 +87,53 @@ class EmbeddingFinetuner(BaseFinetuner):
         model's own prompts.
     normalize : bool, default=True
         Give unit vectors; the model then ends in a Normalize module.
+    trainable : {"all", "lora"} or int, default="all"
+        What is trained: all weights; the top so many transformer layers and what
+        follows them (what the layers below make of a text is then computed once, and
+        without dropout); or low-rank weights beside frozen ones (LoRA, needs `peft`).
+    trainable_params : dict, default=None
+        Arguments of `peft.LoraConfig`; ours are r=16, lora_alpha=32 and
+        target_modules="all-linear". With ``"merge": True`` the low-rank weights are
+        folded into the model after training.
+    layer_decay : float, default=None
+        Learning rate of every layer as a share of that of the layer above. None means
+        one rate for all.
     precision : {"float32", "auto"}, default="float32"
         "auto" trains and encodes in bfloat16 (autocast) where the device has it.
+    gradient_accumulation_steps : int, default=1
+        Batches whose gradients are added up for a step of the optimizer. In-batch
+        negatives do not grow by it.
+    activation_checkpointing : bool, default=False
+        Compute activations again for the gradient instead of keeping them: less memory,
+        more time.
+    torch_compile : bool, default=False
+        Compile the model for training: worth it for long trainings only.
+    sort_by_length : bool, default=True
+        Embed a batch in chunks of texts of about equal length where at least a quarter
+        of its tokens, and 512, are padding. The loss is the same but for rounding and
+        dropout's random numbers.
     max_seq_length : int, default=None
         Tokens after which a text is cut. None means the model's own limit.
     truncate_dim : int, default=None
         Keep the first so many dimensions of the vectors.
     trust_remote_code : bool, default=False
         Allow models that bring their own code. It runs with your rights.
+    model_output_path : path, default=None
+        Directory for the fine-tuned model, in Sentence Transformers' format, and for
+        its checkpoints. In a search only the refitted best model is written.
+    save_checkpoints : bool, default=False
+        Save checkpoints, below `model_output_path`. Every fit has its own directory
+        there, named by a hash of its data and parameters.
+    checkpoint_save_steps : int, default=500
+        Save every so many optimizer steps.
+    checkpoint_save_total_limit : int, default=0
+        Keep the newest so many checkpoints of a fit; 0 keeps all.
+    resume_from_checkpoint : bool, default=False
+        Go on from the newest checkpoint of the same data and parameters, to the result
+        that the fit would have had without the break. Start anew where there is none;
+        checkpoints of another fit only are an error.
+    warm_start : bool, default=False
+        Let a second `fit` train the present weights for `epochs` further epochs.
     device : str, default=None
         Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
         is used; it is never stored.
@@ -122,16 +180,25 @@ class EmbeddingFinetuner(BaseFinetuner):
     >>> finetuner.transform(["how do I reset my password?"])  # doctest: +SKIP
     """
 
-    _losses = (
-        "multiple_negatives_ranking",
-        "triplet",
-        "cosine_similarity",
-        "contrastive",
-    )
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         **MODEL_CONSTRAINTS,
-        "negatives": [StrOptions({"batch", "random"})],
+        "negatives": [StrOptions({"batch", "random", "hard"})],
+        "layer_decay": [Interval(Real, 0, 1, closed="right"), None],
+        "trainable": [
+            StrOptions({"all", "lora"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "trainable_params": [dict, None],
+        "gradient_accumulation_steps": [Interval(Integral, 1, None, closed="left")],
+        "activation_checkpointing": ["boolean"],
+        "torch_compile": ["boolean"],
+        "sort_by_length": ["boolean"],
+        "model_output_path": [str, os.PathLike, None],
+        "save_checkpoints": ["boolean"],
+        "checkpoint_save_steps": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_save_total_limit": [Interval(Integral, 0, None, closed="left")],
+        "resume_from_checkpoint": ["boolean"],
     }
 
     def __init__(
@@ -155,10 +222,23 @@ class EmbeddingFinetuner(BaseFinetuner):
         query_prompt=None,
         document_prompt=None,
         normalize=True,
+        trainable="all",
+        trainable_params=None,
+        layer_decay=None,
         precision="float32",
+        gradient_accumulation_steps=1,
+        activation_checkpointing=False,
+        torch_compile=False,
+        sort_by_length=True,
         max_seq_length=None,
         truncate_dim=None,
         trust_remote_code=False,
+        model_output_path=None,
+        save_checkpoints=False,
+        checkpoint_save_steps=500,
+        checkpoint_save_total_limit=0,
+        resume_from_checkpoint=False,
+        warm_start=False,
         device=None,
         random_state=None,
     ):
@@ -180,10 +260,23 @@ class EmbeddingFinetuner(BaseFinetuner):
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
         self.normalize = normalize
+        self.trainable = trainable
+        self.trainable_params = trainable_params
+        self.layer_decay = layer_decay
         self.precision = precision
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.activation_checkpointing = activation_checkpointing
+        self.torch_compile = torch_compile
+        self.sort_by_length = sort_by_length
         self.max_seq_length = max_seq_length
         self.truncate_dim = truncate_dim
         self.trust_remote_code = trust_remote_code
+        self.model_output_path = model_output_path
+        self.save_checkpoints = save_checkpoints
+        self.checkpoint_save_steps = checkpoint_save_steps
+        self.checkpoint_save_total_limit = checkpoint_save_total_limit
+        self.resume_from_checkpoint = resume_from_checkpoint
+        self.warm_start = warm_start
         self.device = device
         self.random_state = random_state
 
@@ -194,7 +287,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     # ---- fit
 
     def _find_loss(self):
-        return find_loss(self.loss, self._losses)
+        return find_loss(self.loss, LOSSES)
 
     def _check_settings(self):
         super()._check_settings()
@@ -206,17 +299,81 @@ class EmbeddingFinetuner(BaseFinetuner):
                 "loss_params go with a loss by name or class; a callable sets the "
                 "arguments of its loss itself."
             )
+        if self.trainable == "lora":
+            from skembft._trainable import lora_config
 
-    def _open(self, rng):
-        from sentence_transformers.sentence_transformer.modules import Normalize
+            lora_config(self.trainable_params)
+        elif self.trainable_params:
+            raise InvalidParameterError(
+                f"trainable_params go with trainable='lora', not {self.trainable!r}."
+            )
+        self._check_output()
 
+    def _check_output(self):
+        if self.model_output_path is not None:
+            check_output_path(self.model_output_path)
+        elif self.save_checkpoints or self.resume_from_checkpoint:
+            raise InvalidParameterError(
+                "save_checkpoints and resume_from_checkpoint need a place: set "
+                "model_output_path to a directory."
+            )
+
+    def _open(self, rng, data, held_out):
         from skembft._embedding_training import ModelTrainer
-        from skembft._models import ModelOptions, ends_in_normalize, load_model
+        from skembft._processes import Processes
 
-        model = load_model(ModelOptions.of(self))
-        if self.normalize and not ends_in_normalize(model):
+        processes = Processes.of(self.device)
+        if self.batch_size % processes.count:
+            raise InvalidParameterError(
+                f"batch_size={self.batch_size} cannot be shared by {processes.count} "
+                "processes: use a multiple."
+            )
+        model, fingerprint = self._start_model()
+        seed, run = self.random_state, None
+        if not isinstance(seed, Integral):
+            seed = processes.agree(int(rng.randint(2**31 - 1)))
+        if self.save_checkpoints or self.resume_from_checkpoint:
+            run = processes.first(
+                lambda: Run(
+                    os.path.join(self.model_output_path, "checkpoints"),
+                    identity_of(self, fingerprint, data, held_out),
+                    resume=self.resume_from_checkpoint,
+                    limit=self.checkpoint_save_total_limit,
+                    seed=int(seed),
+                )
+            )
+            seed = run.seed
+        if not isinstance(self.random_state, Integral):
+            rng = check_random_state(seed)
+        return ModelTrainer(self, model, rng, int(seed), processes, run)
+
+    def _start_model(self):
+        """The model to train, and a hash of what it starts from."""
+        from copy import deepcopy
+
+        from skembft import _models
+
+        options = _models.ModelOptions.of(self)
+        if self.warm_start and self.__sklearn_is_fitted__():
+            model = deepcopy(self.model_)
+            fingerprint = _models.hash_weights(model)
+        else:
+            model, fingerprint = _models.load_for_training(options)
+        if self.normalize and not _models.ends_in_normalize(model):
+            from sentence_transformers.sentence_transformer.modules import Normalize
+
             model.append(Normalize())
-        return ModelTrainer(self, model, rng)
+        return model, fingerprint
+
+    def _keep(self, trainer, state, monitor):
+        from skembft._trainable import finish
+
+        super()._keep(trainer, state, monitor)
+        finish(self.model_, self.trainable_params)
+        if self.model_output_path is not None and not in_fold():
+            trainer.processes.first(
+                lambda: write_model(self.model_, self.model_output_path)
+            )
 
     # ---- use
 

@@ -3,23 +3,31 @@
 import io
 import math
 import tempfile
+import warnings
 import zipfile
+from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from torch import nn
+from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 from transformers import PrinterCallback, TrainerCallback
 
+from skembft._batches import PlannedBatches, may_conflict, plan_epochs
+from skembft._checkpoints import Phase
 from skembft._data import RetrievalData
-from skembft._losses import LOSSES, build_loss, name_of_class
+from skembft._encoded import EncodedData
+from skembft._examples import Examples
+from skembft._forward import length_sorted
+from skembft._mining import with_mined_negatives
+from skembft._model_losses import build
 from skembft._models import (
     encode,
     is_available,
@@ -27,7 +35,15 @@ from skembft._models import (
     resolve_precision,
     resolve_prompt,
 )
-from skembft._rng import isolated_rng
+from skembft._rng import seeded_rng
+from skembft._trainable import (
+    LayerStack,
+    choose_weights,
+    has_lora,
+    layer_rates,
+    lower_layers_once,
+    merge_lora,
+)
 
 
 @dataclass(frozen=True)
@@ -41,20 +57,36 @@ class TextData:
 
 
 class ModelTrainer:
-    """Trains the model of an `EmbeddingFinetuner`."""
+    """Trains the model of an `EmbeddingFinetuner`.
 
-    def __init__(self, estimator, model, rng):
+    Parameters
+    ----------
+    estimator : EmbeddingFinetuner
+    model : SentenceTransformer
+        Which of its weights are trained is marked here.
+    rng : RandomState
+    seed : int
+        Of the trainer.
+    processes : Processes
+    run : Run or None
+        Where checkpoints go.
+    """
+
+    def __init__(self, estimator, model, rng, seed, processes, run=None):
         self.settings = estimator
         self.model = model
-        self.rng = rng
-        seed = estimator.random_state
-        is_seed = isinstance(seed, int | np.integer)
-        self.seed = int(seed) if is_seed else int(rng.randint(2**31 - 1))
         self.prompts = {
             role: resolve_prompt(model, getattr(estimator, f"{role}_prompt"), role)
             for role in ("query", "document")
         }
+        self.rng = rng
+        self.seed = seed
+        self.processes = processes
+        self.run = run
         model.prompts = {**model.prompts, **self.prompts}
+        if not has_lora(model):  # as a warm start may have
+            with seeded_rng(seed):
+                choose_weights(model, estimator.trainable, estimator.trainable_params)
         self.untouched = self.snapshot() if estimator.refit else None
         self.tasks = None
 
@@ -65,62 +97,130 @@ class ModelTrainer:
         settings = self.settings
         if self.untouched is not None:
             self.model.load_state_dict(self.untouched)
-        with isolated_rng(), tempfile.TemporaryDirectory() as directory:
-            loss, name = self._build_loss()
-            examples = Examples.of(texts.data, LOSSES[name], settings, self.rng)
-            n_batches = math.ceil(len(examples) / settings.batch_size)
-            trainer = _QuietTrainer(
-                model=self.model,
-                args=self._arguments(directory, examples, n_batches),
-                train_dataset=examples.dataset(),
-                loss=examples.guard(loss),
+        with seeded_rng(self.seed), ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            phase = self._phase()
+            if settings.negatives == "hard":
+                texts = self._with_mined_negatives(texts)
+            loss, spec = build(settings, self.model, texts.data)
+            examples = Examples.of(texts.data, spec, settings, self.rng, self.model)
+            plan = self._plan(examples)
+            n_batches = (
+                math.ceil(len(examples) / settings.batch_size)
+                if plan is None
+                else len(plan[0])
             )
+            steps = math.ceil(n_batches / settings.gradient_accumulation_steps)
+            trainer = FinetuningTrainer(
+                model=self.model,
+                args=self._arguments(phase.directory if phase else directory, examples),
+                train_dataset=examples.dataset(),
+                loss=loss,
+            )
+            trainer.plan, trainer.processes = plan, self.processes
+            trainer.args.warmup_steps = int(
+                steps * settings.epochs * settings.warmup_ratio
+            )
+            watch = _Watch(self, monitor, steps, max(1, round(epochs * steps)))
+            trainer.watch = watch
             trainer.remove_callback(PrinterCallback)
-            last_step = max(1, round(epochs * n_batches))
-            watch = _Watch(self, monitor, settings.evaluation_steps, last_step)
             trainer.add_callback(watch)
-            trainer.losses = watch.losses
-            monitor.start()
-            trainer.train()
+            if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
+                self._enter_forward(stack, directory, examples)
+            self._run_trainer(trainer, phase, monitor)
         self.model.eval()
         monitor.finish()
         return monitor.best_state
 
-    def _build_loss(self):
-        settings = self.settings
-        name = settings._find_loss()
-        if name is not None:
-            return build_loss(settings.loss, self.model, settings.loss_params), name
-        loss = settings.loss(self.model)
-        name = name_of_class(type(loss), settings._losses)
-        if name is None:
-            raise ValueError(
-                f"loss made a {type(loss).__name__}; what it needs is known only of "
-                f"{[LOSSES[name].class_name for name in settings._losses]} and their "
-                "subclasses."
-            )
-        return loss, name
+    def _run_trainer(self, trainer, phase, monitor):
+        trainer.phase = phase
+        checkpoint = phase.newest() if phase and self.run.resume else None
+        if checkpoint is None:
+            monitor.start()
+            trainer.train()
+        else:
+            trainer.restore(checkpoint)
+            if not trainer.watch.stopped:
+                trainer.train(resume_from_checkpoint=str(checkpoint))
 
-    def _arguments(self, directory, examples, n_batches):
+    def _with_mined_negatives(self, texts):
+        encoded = EncodedData(texts.data, *self.vectors(texts))
+        return TextData(with_mined_negatives(encoded).data)
+
+    def _phase(self):
+        if self.run is None:
+            return None
+        return self.run.phase("refit" if self.tasks.refitting else "fit")
+
+    def _plan(self, examples):
+        """The batches of all epochs, or None for the trainer's own random ones."""
+        settings = self.settings
+        conflict = examples.in_batch and may_conflict(examples)
+        if not conflict and self.processes.count == 1:
+            return None
+        plan = plan_epochs(
+            examples,
+            settings.batch_size,
+            settings.epochs,
+            self.seed,
+            apart=conflict,
+            multiple_of=self.processes.count,
+        )
+        average = len(examples) / len(plan[0])
+        if 2 * average < min(settings.batch_size, len(examples)):
+            warnings.warn(
+                "Documents, or relevant ones of a query, repeat so often that batches "
+                f"hold {average:.3g} pairs on average instead of {settings.batch_size} "
+                "(none may be the negative of a query that it answers). A smaller "
+                "batch_size says what happens; negatives='random' or 'hard' give every "
+                "pair a negative of its own.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return plan
+
+    def _enter_forward(self, stack, directory, examples):
+        settings = self.settings
+        if isinstance(settings.trainable, int):
+            layers = LayerStack.of(self.model, "trainable")
+            if settings.trainable < len(layers.layers):
+                stack.enter_context(
+                    lower_layers_once(self.model, layers, settings.trainable, directory)
+                )
+                # now, so that no rounding depends on where training was resumed
+                for role, texts in examples.distinct_texts():
+                    self.encode(texts, role)
+        if settings.sort_by_length and not settings.torch_compile:
+            stack.enter_context(length_sorted(self.model))
+
+    def _arguments(self, directory, examples):
         settings = self.settings
         device = self.model.device
         prompts = {
-            column: self.prompts["query" if column == "anchor" else "document"]
-            for column in examples.columns
+            column: self.prompts[role]
+            for column, role in zip(examples.columns, examples.roles, strict=True)
         }
+        rates = {}
+        if settings.layer_decay is not None:
+            rates = layer_rates(
+                self.model, settings.learning_rate, settings.layer_decay
+            )
         arguments = SentenceTransformerTrainingArguments(
-            output_dir=directory,
+            output_dir=str(directory),
             per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
             num_train_epochs=settings.epochs,
             learning_rate=settings.learning_rate,
+            learning_rate_mapping=rates,
             weight_decay=settings.weight_decay,
-            # the trainer would round its own ratio up
-            warmup_steps=int(n_batches * settings.epochs * settings.warmup_ratio),
             seed=self.seed,
             prompts=prompts if any(prompts.values()) else None,
             use_cpu=device.type == "cpu",
             bf16=resolve_precision(settings.precision, device) == "bf16",
-            save_strategy="no",
+            activation_checkpointing=settings.activation_checkpointing,
+            torch_compile=settings.torch_compile,
+            save_strategy="steps" if settings.save_checkpoints else "no",
+            save_steps=settings.checkpoint_save_steps,
             logging_strategy="no",
             report_to="none",
             disable_tqdm=True,
@@ -132,8 +232,8 @@ class ModelTrainer:
     def vectors(self, texts):
         """Vectors of the distinct queries and documents by the model as it is."""
         return tuple(
-            self.encode(items, role)
-            for items, role in (
+            self.processes.map_rows(lambda part, role=role: self.encode(part, role), t)
+            for t, role in (
                 (texts.data.queries, "query"),
                 (texts.data.documents, "document"),
             )
@@ -164,167 +264,135 @@ class ModelTrainer:
         return {"model_": self.model, "embedding_dim_": int(dim)}
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Training examples in the columns that a loss takes, as indices.
+class FinetuningTrainer(SentenceTransformerTrainer):
+    """Takes planned batches, and saves what a fit needs to go on.
 
-    `documents` has a column for positives (or second texts) and one for each negative.
+    It keeps training texts out of the model card, and the losses for the history.
     """
 
-    data: RetrievalData
-    queries: np.ndarray
-    documents: np.ndarray
-    labels: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, data, spec, settings, rng):
-        draws = spec.draws_negatives(data, settings.negatives)
-        if draws:
-            data.check_negatives()  # again: held-out documents are not in the pool
-        if spec.needs == "labels":
-            queries, documents, labels = data.labelled_pairs(settings.use_all_docs, rng)
-            if spec.binary:
-                labels = (labels > 0).astype(np.int64)
-            return cls(data, queries, documents[:, None], labels)
-        queries, positives = data.positive_pairs(settings.use_all_docs, rng)
-        count = max(data.n_negatives, int(draws))
-        negatives = data.negatives(queries, count, rng)
-        if spec.needs == "triplets":
-            queries, positives = np.repeat(queries, count), np.repeat(positives, count)
-            negatives = negatives.reshape(-1, 1)
-        return cls(data, queries, np.column_stack([positives, negatives]))
-
-    def __len__(self):
-        return len(self.queries)
-
-    @property
-    def columns(self):
-        """Names of the text columns; Sentence Transformers reads them by place."""
-        count = self.documents.shape[1]
-        names = ["positive", *(f"negative_{i}" for i in range(1, count))]
-        return ["anchor", *names]
-
-    @property
-    def may_conflict(self):
-        """Whether a batch may hold a known positive of another query."""
-        return (
-            len(np.unique(self.documents)) < self.documents.size
-            or len(np.unique(self.queries)) < len(self)
-            or (self.data.relevance.n_relevant[self.queries] > 1).any()
-        )
-
-    def dataset(self):
-        texts = [self.queries, *self.documents.T]
-        sources = [self.data.queries, *[self.data.documents] * (len(texts) - 1)]
-        columns = {
-            name: [source[i] for i in index]
-            for name, source, index in zip(self.columns, sources, texts, strict=True)
-        }
-        if self.labels is not None:
-            columns["label"] = self.labels.tolist()
-        elif self.may_conflict:
-            columns["label"] = list(range(len(self)))  # read by KnownPositivesMasked
-        return Dataset.from_dict(columns)
-
-    def guard(self, loss):
-        """Mask known positives where the loss takes the batch's documents."""
-        in_batch = hasattr(loss, "similarity_fct")
-        if self.labels is None and in_batch and self.may_conflict:
-            return KnownPositivesMasked(loss, self)
-        return loss
-
-
-class KnownPositivesMasked(nn.Module):
-    """Keep known positives out of the denominator of an in-batch loss.
-
-    Sentence Transformers counts every other document of a batch as a negative, also a
-    second copy of the positive. The rows of the batch come in the place of labels,
-    which such losses ignore. Without a mask the loss is unchanged, bit for bit.
-    """
-
-    def __init__(self, loss, examples):
-        super().__init__()
-        self.loss = loss
-        self.examples = examples
-        self.similarity = loss.similarity_fct
-        self.mask = None
-        loss.similarity_fct = self._masked_similarity
-
-    def forward(self, features, labels):
-        rows = labels.cpu().numpy()
-        examples = self.examples
-        columns = examples.documents[rows].T.ravel()
-        queries = examples.queries[rows]
-        grades = examples.data.relevance.grades(
-            queries, np.broadcast_to(columns, (len(rows), len(columns)))
-        )
-        mask = grades > 0
-        mask[np.arange(len(rows)), np.arange(len(rows))] = False
-        self.mask = torch.from_numpy(mask).to(labels.device) if mask.any() else None
-        return self.loss(features, None)
-
-    def _masked_similarity(self, a, b):
-        scores = self.similarity(a, b)
-        if self.mask is None:
-            return scores
-        # queries × documents; queries × positives or queries; documents × positives
-        masks = (self.mask, self.mask[:, : len(self.mask)], self.mask.T)
-        mask = next(mask for mask in masks if mask.shape == scores.shape)
-        return scores.masked_fill(mask, -torch.inf)
-
-
-class _QuietTrainer(SentenceTransformerTrainer):
-    """Keeps training texts out of the model card, and the losses for the history."""
-
-    losses = None
+    plan = phase = watch = processes = None
 
     def add_model_card_callback(self, *args, **kwargs):
         """Do nothing: the callback would copy training texts into the model."""
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
-        self.losses.append(loss.detach())
+        self.watch.losses.append(loss.detach())
         return loss
+
+    def get_batch_sampler(self, dataset, **kwargs):
+        if self.plan is None:
+            return super().get_batch_sampler(dataset, **kwargs)
+        return PlannedBatches(self.plan, self.processes.rank, self.processes.count)
+
+    def get_train_dataloader(self):
+        if self.plan is None:
+            return super().get_train_dataloader()
+        # as it is: accelerate would share out again what the plan has shared out
+        return self._build_dataloader(
+            self.train_dataset, self.args.train_batch_size, dataset_kind="train"
+        )
+
+    # ---- checkpoints
+
+    def _save_checkpoint(self, model, trial):
+        super()._save_checkpoint(model, trial)
+        progress = self.watch.progress()
+        self.processes.wait()
+        if self.is_world_process_zero():
+            path = self.phase.directory / f"checkpoint-{self.state.global_step}"
+            if self.watch.monitor.best_state is not None:
+                save_file(self.watch.monitor.best_state, path / "best.safetensors")
+            self.phase.finish(path, progress)
+        self.processes.wait()
+
+    def _save(self, output_dir=None, state_dict=None):
+        path = Path(output_dir)
+        path.mkdir(parents=True, exist_ok=True)
+        weights = {name: t.detach().clone() for name, t in self._weights().items()}
+        save_file(weights, path / "weights.safetensors")
+
+    def _load_from_checkpoint(self, checkpoint_path):
+        saved = load_file(Path(checkpoint_path, "weights.safetensors"))
+        with torch.no_grad():
+            for name, tensor in self._weights().items():
+                tensor.copy_(saved[name])
+
+    def _weights(self):
+        """Tensors of the model and of the loss by name."""
+        weights = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        of_model = {id(parameter) for parameter in self.model.parameters()}
+        for name, parameter in self.loss.named_parameters():
+            if parameter.requires_grad and id(parameter) not in of_model:
+                weights[f"loss.{name}"] = parameter
+        return weights
+
+    def restore(self, checkpoint):
+        """Take up weights, history and losses where a checkpoint was written."""
+        best = checkpoint / "best.safetensors"
+        self.watch.restore(
+            Phase.progress(checkpoint), load_file(best) if best.is_file() else None
+        )
+        self._load_from_checkpoint(checkpoint)
 
 
 class _Watch(TrainerCallback):
     """Evaluates, reports epochs to scikit-learn's callbacks, and stops the trainer."""
 
-    def __init__(self, trainer, monitor, every, last_step):
+    def __init__(self, trainer, monitor, steps_per_epoch, last_step):
         self.trainer, self.monitor = trainer, monitor
-        self.every, self.last_step = every, last_step
-        self.losses = []
+        every = trainer.settings.evaluation_steps
+        self.every, self.last_step = every or steps_per_epoch, last_step
+        self.losses, self.stopped = [], False
 
-    def on_epoch_begin(self, args, state, control, **kwargs):
+    def progress(self):
+        """What `restore` needs, as JSON values; all processes must ask."""
+        mean = self.trainer.processes.mean
+        return {
+            "losses": [mean(loss).item() for loss in self.losses],
+            "stopped": self.stopped,
+            "monitor": self.monitor.progress(),
+        }
+
+    def restore(self, progress, best_state):
+        device = self.trainer.model.device
+        self.losses = [torch.tensor(x, device=device) for x in progress["losses"]]
+        self.stopped = progress["stopped"]
+        self.monitor.restore(progress["monitor"], best_state)
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        sampler = train_dataloader.batch_sampler
+        if isinstance(sampler, PlannedBatches):
+            sampler.set_epoch(round(state.epoch or 0))
         self.trainer.tasks.begin()
 
     def on_step_end(self, args, state, control, **kwargs):
-        due = self.every and state.global_step % self.every == 0
-        if due or state.global_step >= self.last_step:
-            self._evaluate(state, control)
-        if state.global_step >= self.last_step:
-            control.should_training_stop = True
+        last = state.global_step >= self.last_step
+        if last or state.global_step % self.every == 0:
+            self._evaluate(state)
+        self._stop(control, self.stopped or last)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if not self.every:
-            self._evaluate(state, control)
         if self.trainer.tasks.end(self.trainer.attributes):
-            self._evaluate(state, control)
-            control.should_training_stop = True
+            self._evaluate(state)
+            self._stop(control, True)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self._evaluate(state, control)
-
-    def _evaluate(self, state, control):
+    def _evaluate(self, state):
         if self.losses:  # nothing to say twice of the same step
-            loss = torch.stack(self.losses).mean().item()
+            loss = self.trainer.processes.mean(torch.stack(self.losses).mean()).item()
             self.losses.clear()
             if self.monitor.update(state.global_step, state.epoch, loss):
-                control.should_training_stop = True
+                self.stopped = True
+
+    def _stop(self, control, stop):
+        if stop:
+            self.stopped = control.should_training_stop = True
 
 
 def pack_model(model):
     """Return the files of `save_pretrained` as the bytes of a zip archive."""
+    if has_lora(model):  # a file of low-rank weights would need the base beside it
+        merge_lora(model := deepcopy(model))
     buffer = io.BytesIO()
     with tempfile.TemporaryDirectory() as directory, no_progress_bar():
         model.save_pretrained(directory, create_model_card=False)

@@ -35,6 +35,15 @@ class Linear(nn.Module):
             out["bias"] = self.bias.detach().numpy().copy()
         return out
 
+    @torch.no_grad()
+    def load(self, weights):
+        """Take up the arrays of `weights`."""
+        start = torch.eye(len(self.delta)) if self.start is None else self.start
+        self.delta.copy_(torch.from_numpy(weights["weight"]) - start)
+        if self.bias is not None:
+            self.bias.copy_(torch.from_numpy(weights["bias"]))
+        return self
+
 
 class LowRank(nn.Module):
     """x + UVx with U (d, rank) starting at 0 and V (rank, d) at random."""
@@ -52,6 +61,18 @@ class LowRank(nn.Module):
         """The arrays of the square matrix that this is."""
         delta = (self.up @ self.down).detach().numpy()
         return {"weight": np.eye(len(delta), dtype=np.float32) + delta}
+
+    @torch.no_grad()
+    def load(self, weights):
+        """Take up a square matrix, whose distance to the identity has this rank."""
+        square = weights["weight"]
+        delta = torch.from_numpy(square - np.eye(len(square), dtype=np.float32))
+        left, values, right = torch.linalg.svd(delta)
+        rank = min(len(self.down), len(values))
+        root = values[:rank].sqrt()
+        self.up[:, :rank] = left[:, :rank] * root
+        self.down[:rank] = root[:, None] * right[:rank]
+        return self
 
 
 class ResidualMLP(nn.Module):
@@ -76,6 +97,11 @@ class ResidualMLP(nn.Module):
     def weights(self):
         """The arrays that `apply_weights` needs, without torch."""
         return {k: v.detach().numpy().copy() for k, v in self.named_parameters()}
+
+    def load(self, weights):
+        """Take up the arrays of `weights`."""
+        self.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+        return self
 
 
 class CustomLayer(nn.Module):

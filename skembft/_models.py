@@ -1,10 +1,12 @@
 """Loading and running Sentence Transformers models. Imports torch: import it lazily."""
 
+import hashlib
 import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, fields
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -71,6 +73,32 @@ def load_shared(options):
                 _loaded.popitem(last=False)
         _loaded.move_to_end(key)
         return _loaded[key]
+
+
+def load_for_training(options):
+    """Return a model of its own, and a hash of the files it came from.
+
+    The files are read once per process. What is copied lies in the machine's memory,
+    not in that of a GPU.
+    """
+    device = options.device or get_device_name()
+    if not str(device).startswith("cpu"):
+        options = replace(options, device="cpu")
+    loaded = load_shared(options)
+    with loaded.lock:
+        model = deepcopy(loaded.model).requires_grad_(True).to(device)
+    files = find_model(options.model_id, loaded=True)
+    return model, _loaded_key(options, files)[1] or hash_weights(model)
+
+
+def hash_weights(model):
+    """Hash of all weights of a model."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _loaded_key(options, files):

@@ -20,6 +20,14 @@ def isolated_rng():
         yield from _restored_rng()
 
 
+@contextmanager
+def seeded_rng(seed):
+    """Begin with torch's random state of a seed, and restore all on exit."""
+    with isolated_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 def _restored_rng():
     python, torch_cpu = random.getstate(), torch.get_rng_state()
     legacy = np.random.get_state()  # noqa: NPY002 (what others may have seeded)

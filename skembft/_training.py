@@ -49,7 +49,7 @@ class Monitor:
         self.best_step, self.best_epoch = 0, 0.0
         self.best_score = self.base_score = None
         self.best_state = None
-        self._without_gain = 0
+        self.without_gain = 0
 
     def start(self, **settings):
         """Record the untouched model, which is a candidate like any other."""
@@ -72,10 +72,10 @@ class Monitor:
         if score > self.best_score:
             self.best_score, self.best_step, self.best_epoch = score, step, epoch
             self.best_state = self.snapshot()
-            self._without_gain = 0
+            self.without_gain = 0
         else:
-            self._without_gain += 1
-        return self.patience is not None and self._without_gain >= self.patience
+            self.without_gain += 1
+        return self.patience is not None and self.without_gain >= self.patience
 
     def finish(self):
         """Choose what is kept; warn when that is the untouched model."""
@@ -96,6 +96,17 @@ class Monitor:
     def n_steps(self):
         """Number of optimizer steps taken."""
         return self.history[-1]["step"]
+
+    def progress(self):
+        """What `restore` needs besides the best state, as JSON values."""
+        names = ("history", "best_step", "best_epoch", "best_score", "base_score")
+        return {n: getattr(self, n) for n in (*names, "without_gain")}
+
+    def restore(self, progress, best_state):
+        """Go on where another monitor was."""
+        for name, value in progress.items():
+            setattr(self, name, value)
+        self.best_state = best_state
 
     def _record(self, step, epoch, loss, settings):
         entry = {"step": step, "epoch": epoch, "loss": loss, **settings}

@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
+from sklearn.base import clone
 
 from skembft import AdapterFinetuner, PrecomputedEncoder, SentenceEncoder
 
@@ -447,3 +449,49 @@ def test_documents_named_in_corpus_stay_in_the_pool(rotated):
             queries, documents, corpus=documents
         )
     assert named.history_[1]["loss"] > alone.history_[1]["loss"]
+
+
+class Scaled(torch.nn.Module):
+    """A user's module."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adapter": "linear", "adapter_params": {"bias": True}},
+        {"adapter": "linear", "adapter_params": {"output_dim": 5}, "side": "both"},
+        {"adapter": "low_rank", "adapter_params": {"rank": 3}},
+        {"adapter": "mlp", "adapter_params": {"hidden_dim": 7}, "side": "separate"},
+        {"adapter": Scaled},
+    ],
+)
+def test_warm_start_goes_on_from_the_fitted_weights(options):
+    rng = np.random.RandomState(0)
+    documents = rng.normal(size=(60, 12)).astype(np.float32)
+    queries = documents @ rng.normal(size=(12, 12)).astype(np.float32)
+    options = {"epochs": 5, "learning_rate": 1e-2, "random_state": 0, **options}
+    finetuner = AdapterFinetuner(
+        None, warm_start=True, validation_fraction=None, evaluation_steps=1, **options
+    ).fit(queries, documents)
+    before, losses = finetuner.transform(queries), finetuner.history_[1:]
+    finetuner.set_params(learning_rate=1e-12, epochs=1).fit(queries, documents)
+    np.testing.assert_allclose(finetuner.transform(queries), before, atol=1e-5)
+    assert finetuner.history_[1]["loss"] < losses[-1]["loss"] < losses[0]["loss"]
+    cold = clone(finetuner).set_params(learning_rate=1e-2, epochs=5)
+    assert cold.fit(queries, documents).history_[1:] == losses
+
+
+def test_warm_start_of_another_adapter():
+    rng = np.random.RandomState(0)
+    documents = rng.normal(size=(60, 12))
+    finetuner = AdapterFinetuner(None, warm_start=True).fit(documents, documents)
+    finetuner.set_params(side="both")
+    with pytest.raises(ValueError, match="adapter_params or side have changed since"):
+        finetuner.fit(documents, documents)

@@ -1,0 +1,171 @@
+"""Batches in which no document is the negative of a query that it answers."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+
+def may_conflict(examples):
+    """Whether a batch could hold a document, or a known positive of a query, twice."""
+    documents = examples.documents
+    return (
+        len(np.unique(documents)) < documents.size
+        or len(np.unique(examples.queries)) < len(examples)
+        or (examples.data.relevance.n_relevant[examples.queries] > 1).any()
+    )
+
+
+def plan_epochs(examples, batch_size, n_epochs, seed, *, apart=True, multiple_of=1):
+    """Return the batches of every epoch, as many in each.
+
+    Every example is in one batch of an epoch. Within a batch no document comes twice,
+    and none that is relevant to another of its queries; where documents repeat too
+    often to fill batches so, these are smaller, and more.
+
+    Parameters
+    ----------
+    examples : Examples
+    batch_size : int
+        The most examples of a batch.
+    n_epochs, seed : int
+    apart : bool
+        Whether to keep documents apart; otherwise batches are random.
+    multiple_of : int
+        Of what the sizes of batches are multiples: examples that are over are left out
+        of a batch, others in every epoch.
+
+    Returns
+    -------
+    list of list of int64 ndarray
+        Of every epoch the rows of its batches.
+
+    Raises
+    ------
+    ValueError
+        No batch is as large as `multiple_of`.
+    """
+    dealer = _Dealer(examples, batch_size) if apart else None
+    epochs = []
+    for epoch in range(n_epochs):
+        rng = np.random.RandomState((seed, epoch))
+        if apart:
+            batches = dealer.deal(rng)
+        else:
+            order = rng.permutation(len(examples))
+            batches = np.split(order, range(batch_size, len(order), batch_size))
+        even = [rows[: len(rows) // multiple_of * multiple_of] for rows in batches]
+        epochs.append([rows for rows in even if len(rows)])
+    if not all(epochs):
+        raise ValueError(
+            f"No batch can be shared by {multiple_of} processes: of {len(examples)} "
+            "training pairs too few have documents of their own. Train in one process."
+        )
+    n_batches = max(len(batches) for batches in epochs)
+    for batches in epochs:
+        _lengthen(batches, n_batches, multiple_of)
+    return epochs
+
+
+def _lengthen(batches, n_batches, multiple_of):
+    """Split the largest batches until there are as many as in other epochs."""
+    while len(batches) < n_batches:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        rows = batches.pop(largest)
+        half = max(len(rows) // 2 // multiple_of, 1) * multiple_of
+        batches += [rows[:half], rows[half:] if half < len(rows) else rows]
+
+
+@dataclass
+class _Batch:
+    """Rows, their documents, and the documents that answer one of their queries."""
+
+    rows: list = field(default_factory=list)
+    documents: set = field(default_factory=set)
+    answers: set = field(default_factory=set)
+
+    def admits(self, documents, answers):
+        return (
+            self.documents.isdisjoint(documents)
+            and self.documents.isdisjoint(answers)
+            and self.answers.isdisjoint(documents)
+        )
+
+    def add(self, row, documents, answers):
+        self.rows.append(row)
+        self.documents |= documents
+        self.answers |= answers
+
+
+class _Dealer:
+    """Deals examples like cards: one to each batch in turn, the most frequent first.
+
+    So the copies of a frequent document come to lie in different batches, and batches
+    are of about equal size.
+    """
+
+    def __init__(self, examples, batch_size):
+        self.batch_size = batch_size
+        self.documents = [frozenset(row) for row in examples.documents.tolist()]
+        positive = examples.data.relevance.positive
+        answers = {
+            query: frozenset(
+                positive.indices[positive.indptr[query] : positive.indptr[query + 1]]
+            )
+            for query in np.unique(examples.queries).tolist()
+        }
+        self.answers = [answers[query] for query in examples.queries.tolist()]
+        self.frequency = np.maximum(
+            _frequencies(examples.queries), _frequencies(examples.documents[:, 0])
+        )
+
+    def deal(self, rng):
+        """Return the batches of an epoch, in random order."""
+        order = rng.permutation(len(self.documents))
+        order = order[np.argsort(-self.frequency[order], kind="stable")]
+        size = max(-(-len(order) // self.batch_size), self.frequency.max())
+        batches = [_Batch() for _ in range(size)]
+        hands = deque(batches)
+        for row in order.tolist():
+            documents, answers = self.documents[row], self.answers[row]
+            refused = []
+            while hands and not hands[0].admits(documents, answers):
+                refused.append(hands.popleft())
+            if hands:
+                batch = hands.popleft()
+            else:
+                batches.append(batch := _Batch())
+            batch.add(row, documents, answers)
+            hands.extendleft(reversed(refused))
+            if len(batch.rows) < self.batch_size:
+                hands.append(batch)
+        full = [np.array(batch.rows) for batch in batches if batch.rows]
+        return [full[i] for i in rng.permutation(len(full))]
+
+
+def _frequencies(values):
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[inverse]
+
+
+class PlannedBatches(DefaultBatchSampler):
+    """Gives the trainer one process's share of the batches of `plan_epochs`."""
+
+    drop_last = False
+
+    def __init__(self, epochs, rank=0, n_processes=1):
+        self.epochs = epochs
+        self.rank, self.n_processes = rank, n_processes
+        self.batch_size = max(len(rows) for rows in epochs[0]) // n_processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def __iter__(self):
+        for rows in self.epochs[self.epoch]:
+            yield rows[self.rank :: self.n_processes].tolist()
+
+    def __len__(self):
+        return len(self.epochs[0])

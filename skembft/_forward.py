@@ -1,0 +1,118 @@
+"""Forward passes of training that compute hardly any padding. Import it lazily."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+# splitting a batch must save this share of its tokens, and this many
+_MIN_SHARE, _MIN_TOKENS = 0.25, 512
+# what another forward pass costs, in tokens: launching it, and less parallel work
+_PASS_TOKENS = {"cpu": 64, "cuda": 4096}
+
+
+@contextmanager
+def length_sorted(model):
+    """Let a model embed batches in chunks of texts of about equal length.
+
+    In training mode only, and only where that saves much. Embeddings come in the order
+    of the batch, so losses and gradients are the same, but for rounding and for which
+    numbers dropout draws. A batch that is not worth it takes the model's own way.
+    """
+    plain = model.forward
+
+    def forward(features, **kwargs):
+        chunks = split_by_length(features) if model.training else None
+        if chunks is None:
+            return plain(features, **kwargs)
+        parts = [plain(take(features, *chunk), **kwargs) for chunk in chunks]
+        order = np.argsort(np.concatenate([rows for rows, _ in chunks]))
+        embeddings = torch.cat([part["sentence_embedding"] for part in parts])
+        return {**features, "sentence_embedding": embeddings[torch.from_numpy(order)]}
+
+    with replaced_forward(model, forward):
+        yield
+
+
+@contextmanager
+def replaced_forward(model, forward):
+    """Let a model's `forward` be another function, and then what it was."""
+    before = model.__dict__.get("forward")
+    model.forward = forward
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.forward  # the class's own is found again
+        else:
+            model.forward = before
+
+
+def split_by_length(features):
+    """Return the (rows, columns) of chunks, or None where one pass is best."""
+    mask = features.get("attention_mask")
+    if mask is None or mask.ndim != 2 or "cu_seq_lens_q" in features:
+        return None
+    n_rows, width = mask.shape
+    if n_rows * width < _MIN_TOKENS:
+        return None
+    columns = _filled_columns(mask)
+    if columns is None:
+        return None
+    lengths = mask.sum(dim=1).cpu().numpy()
+    order = np.argsort(lengths, kind="stable")
+    chunks = _cheapest_chunks(lengths[order], _PASS_TOKENS.get(mask.device.type, 4096))
+    cost = sum(len(rows) * lengths[order[rows[-1]]] for rows in chunks)
+    saved = n_rows * width - cost
+    if len(chunks) == 1 or saved < max(_MIN_TOKENS, _MIN_SHARE * n_rows * width):
+        return None
+    return [(order[rows], columns(lengths[order[rows[-1]]])) for rows in chunks]
+
+
+def _filled_columns(mask):
+    """A function that gives the columns of a chunk by its length, or None."""
+    width = mask.shape[1]
+    if mask[:, 0].all():  # padding on the right
+        return lambda length: slice(0, int(length))
+    if mask[:, -1].all():
+        return lambda length: slice(width - int(length), width)
+    return None
+
+
+def _cheapest_chunks(lengths, pass_tokens):
+    """Split rows sorted by length so that tokens and passes cost least.
+
+    Cuts lie where lengths cross one of 16 steps, so that a few cuts are compared.
+    """
+    step = max(1, -(-int(lengths[-1]) // 16))
+    edges = np.flatnonzero(np.diff((lengths - 1) // step)) + 1
+    edges = [0, *edges.tolist(), len(lengths)]
+    best = [(0, None)]  # of the rows before every edge: cost, and the edge before
+    for i in range(1, len(edges)):
+        length = int(lengths[edges[i] - 1])
+        best.append(
+            min(
+                (best[j][0] + (edges[i] - edges[j]) * length + pass_tokens, j)
+                for j in range(i)
+            )
+        )
+    chunks, end = [], len(edges) - 1
+    while end:
+        begin = best[end][1]
+        chunks.append(np.arange(edges[begin], edges[end]))
+        end = begin
+    return chunks[::-1]
+
+
+def take(features, rows, columns):
+    """Some rows of a batch of tokens, without the columns that they leave empty."""
+    n_rows, width = features["attention_mask"].shape
+    rows = torch.from_numpy(rows)
+    out = {}
+    for name, value in features.items():
+        if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,):
+            value = value[rows.to(value.device)]
+            if value.ndim > 1 and value.shape[1] == width:
+                value = value[:, columns]
+        out[name] = value
+    return out

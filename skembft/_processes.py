@@ -1,0 +1,73 @@
+"""The processes that train one model together. Import it lazily."""
+
+import numpy as np
+import torch
+
+
+class Processes:
+    """The processes that train together, started by torchrun or accelerate.
+
+    Every process has the same data; each takes its share of every batch, and of the
+    texts that validation encodes.
+    """
+
+    def __init__(self):
+        self.rank, self.count = 0, 1
+
+    @classmethod
+    def of(cls, device):
+        """Join the processes that the launcher's environment tells of."""
+        from accelerate import PartialState
+        from accelerate.utils import get_int_from_env
+
+        processes = cls()
+        if get_int_from_env(["WORLD_SIZE"], 1) > 1:
+            state = PartialState(cpu=str(device or "").startswith("cpu"))
+            processes.rank, processes.count = state.process_index, state.num_processes
+        return processes
+
+    def agree(self, value):
+        """The value of the first process, in all of them."""
+        if self.count > 1:
+            box = [value]
+            torch.distributed.broadcast_object_list(box)
+            (value,) = box
+        return value
+
+    def first(self, function):
+        """Call a function in the first process; all return, or raise, what it does."""
+        if self.count == 1:
+            return function()
+        result = error = None
+        if self.rank == 0:
+            try:
+                result = function()
+            except Exception as raised:  # for the others, who wait for an answer
+                error = raised
+        result, error = self.agree((result, error))
+        if error is not None:
+            raise error
+        return result
+
+    def mean(self, tensor):
+        """The mean over all processes."""
+        if self.count > 1:
+            tensor = tensor.clone()
+            torch.distributed.all_reduce(tensor)
+        return tensor / self.count
+
+    def wait(self):
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    def map_rows(self, function, items):
+        """Apply a function of items to arrays; each process does its share of them."""
+        if self.count == 1 or len(items) < self.count:
+            return function(items)
+        parts = [None] * self.count
+        mine = function(items[self.rank :: self.count])
+        torch.distributed.all_gather_object(parts, mine)
+        out = np.empty((len(items), *mine.shape[1:]), mine.dtype)
+        for rank, part in enumerate(parts):
+            out[rank :: self.count] = part
+        return out

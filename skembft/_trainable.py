@@ -1,0 +1,323 @@
+"""Which weights of a model are trained, and at which rates. Import it lazily."""
+
+import inspect
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+
+from skembft._forward import replaced_forward
+from skembft._losses import check_argument_names
+
+# LoRA's arguments where the user says nothing; all others are peft's own
+LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """The transformer layers of a model, lowest first.
+
+    `parent` holds them as attribute `name`; `path` is their name within the model.
+    """
+
+    parent: nn.Module
+    name: str
+    path: str
+
+    @property
+    def layers(self):
+        return getattr(self.parent, self.name)
+
+    @classmethod
+    def of(cls, model, purpose):
+        """Find the layers, or raise an error that says what wanted them."""
+        transformer = getattr(model, "transformers_model", None)
+        count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
+        for path, module in model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                parent, _, name = path.rpartition(".")
+                return cls(model.get_submodule(parent), name, path)
+        raise InvalidParameterError(
+            f"{purpose} needs a model with transformer layers, and "
+            f"{type(model[0]).__name__} has none that skembft finds."
+        )
+
+
+def choose_weights(model, trainable, trainable_params):
+    """Mark what is trained: "all", the top so many layers, or "lora"."""
+    if trainable == "lora":
+        add_lora(model, trainable_params)
+    elif trainable != "all":
+        freeze_lower_layers(model, trainable)
+
+
+def freeze_lower_layers(model, n_top):
+    """Train the top layers, and what comes after them; return the `LayerStack`."""
+    stack = LayerStack.of(model, f"trainable={n_top}")
+    if n_top > len(stack.layers):
+        raise InvalidParameterError(
+            f"trainable={n_top} top layers are more than the model has: "
+            f"{len(stack.layers)}."
+        )
+    # all that the transformer registers before its layers, or beside them, feeds them
+    first = next(stack.layers.parameters())
+    transformer = model.transformers_model
+    for parameter in transformer.parameters():
+        if parameter is first:
+            break
+        parameter.requires_grad_(False)
+    if stack.parent is not transformer:
+        stack.parent.requires_grad_(False)
+    for i, layer in enumerate(stack.layers):
+        layer.requires_grad_(i >= len(stack.layers) - n_top)
+    return stack
+
+
+def layer_rates(model, learning_rate, decay):
+    """Learning rates by pattern of a parameter's name, falling from layer to layer.
+
+    The top layer and what follows it have `learning_rate`, each layer below `decay`
+    times that of the one above, and the embeddings once more less (J. Howard,
+    S. Ruder, 2018, arXiv:1801.06146).
+    """
+    stack = LayerStack.of(model, f"layer_decay={decay}")
+    depth = len(stack.layers)
+    rates = {
+        rf"(^|\.){re.escape(f'{stack.path}.{i}.')}": learning_rate
+        * decay ** (depth - 1 - i)
+        for i in range(depth)
+    }
+    layers = {id(p) for p in stack.layers.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in layers:
+            break
+        rates[rf"(^|\.){re.escape(name)}$"] = learning_rate * decay**depth
+    return rates
+
+
+# ---- LoRA
+
+
+def lora_config(params):
+    """Return peft's configuration, or raise an error that names what is wrong."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ImportError(
+            "trainable='lora' needs the package peft: pip install 'skembft[lora]'."
+        ) from None
+    settings = {**LORA_DEFAULTS, **(params or {})}
+    settings.pop("merge", None)
+    valid = [n for n in inspect.signature(LoraConfig).parameters if n != "task_type"]
+    check_argument_names(settings, valid, "trainable_params of trainable='lora'")
+    try:
+        return LoraConfig(task_type="FEATURE_EXTRACTION", **settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"trainable_params: {error}") from None
+
+
+def add_lora(model, params):
+    """Freeze a model and add low-rank weights to its linear layers (peft)."""
+    if _transformer(model) is None or not model.has_peft_compatible_model():
+        raise InvalidParameterError(
+            f"trainable='lora' needs a transformer, not {type(model[0]).__name__}."
+        )
+    model.requires_grad_(False)
+    model.add_adapter(lora_config(params))
+
+
+def finish(model, params):
+    """Make of a model that was trained in part one like any other."""
+    if has_lora(model) and (params or {}).get("merge"):
+        merge_lora(model)
+    if not has_lora(model):
+        model.requires_grad_(True)
+
+
+def has_lora(model):
+    """Whether a model has low-rank weights that are not merged."""
+    return bool(getattr(_transformer(model), "_hf_peft_config_loaded", False))
+
+
+def merge_lora(model):
+    """Fold low-rank weights into the model's own, in place."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    transformer = _transformer(model)
+    for path, module in list(transformer.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+            parent, _, name = path.rpartition(".")
+            setattr(transformer.get_submodule(parent), name, module.get_base_layer())
+    transformer._hf_peft_config_loaded = False
+    del transformer.peft_config
+
+
+def _transformer(model):
+    return getattr(model, "transformers_model", None)
+
+
+# ---- what frozen layers give is computed once
+
+
+class _Stop(Exception):
+    """Carries what the lower layers give out of a forward pass."""
+
+
+class _Capture(nn.Module):
+    """In the place of the first trained layer: ends the pass with its input."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, hidden_states, *args, **kwargs):
+        raise _Stop(hidden_states)
+
+
+class _Insert(_Capture):
+    """In the place of the frozen layers: gives what they gave."""
+
+    hidden = None
+
+    def forward(self, hidden_states, *args, **kwargs):
+        return self.hidden.to(hidden_states.dtype)
+
+
+@contextmanager
+def lower_layers_once(model, stack, n_top, directory):
+    """Compute what the frozen layers make of a text once, and keep it in a file.
+
+    They are used without dropout. Models whose layers cannot be left out (the output
+    would differ) are used as they are.
+    """
+    keeper = _LowerLayers(model, stack, n_top, directory)
+    try:
+        with replaced_forward(model, keeper.forward):
+            yield
+    finally:
+        keeper.store.file.close()
+
+
+class _LowerLayers:
+    def __init__(self, model, stack, n_top, directory):
+        self.model, self.stack = model, stack
+        self.plain = model.forward
+        layers = list(stack.layers)
+        top = layers[len(layers) - n_top :]
+        self.insert = _Insert(top[0])
+        self.full = stack.layers
+        self.lower = nn.ModuleList([*layers[: len(layers) - n_top], _Capture(top[0])])
+        self.upper = nn.ModuleList([self.insert, *top])
+        self.store = _HiddenStates(directory)
+        self.works = None  # unknown until the first batch
+
+    def forward(self, features, **kwargs):
+        mask = features.get("attention_mask")
+        cacheable = (
+            self.works is not False
+            and mask is not None
+            and mask.ndim == 2
+            and bool(mask[:, 0].all())
+        )
+        if not cacheable:
+            return self.plain(features, **kwargs)
+        if self.works is None:
+            self.works = self._check(features, **kwargs)
+            return self.forward(features, **kwargs)
+        return self._from_store(features, **kwargs)
+
+    def _from_store(self, features, **kwargs):
+        mask = features["attention_mask"].bool().cpu().numpy()
+        ids = features["input_ids"].cpu().numpy()
+        keys = [row[kept].tobytes() for row, kept in zip(ids, mask, strict=True)]
+        new = {key: i for i, key in enumerate(keys) if key not in self.store}
+        if new:
+            rows = np.array(list(new.values()))
+            hidden = self._run_lower(features, rows, **kwargs).float().cpu().numpy()
+            for key, row, states in zip(new, rows, hidden, strict=True):
+                self.store.add(key, states[: mask[row].sum()])
+        self.insert.hidden = self.store.padded(keys, mask.shape[1]).to(
+            features["input_ids"].device
+        )
+        try:
+            return self._run(self.upper, features, **kwargs)
+        finally:
+            self.insert.hidden = None
+
+    def _run_lower(self, features, rows, **kwargs):
+        n_rows = len(features["attention_mask"])
+        index = torch.from_numpy(rows)
+        some = {
+            name: value[index.to(value.device)]
+            if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,)
+            else value
+            for name, value in features.items()
+        }
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                self._run(self.lower, some, **kwargs)
+        except _Stop as stop:
+            return stop.args[0]
+        finally:
+            self.model.train(training)
+        raise RuntimeError("The model did not reach its upper layers.")
+
+    def _run(self, layers, features, **kwargs):
+        setattr(self.stack.parent, self.stack.name, layers)
+        try:
+            return self.plain(dict(features), **kwargs)
+        finally:
+            setattr(self.stack.parent, self.stack.name, self.full)
+
+    def _check(self, features, **kwargs):
+        """Whether leaving the lower layers out gives the same vectors."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                expected = self.plain(dict(features), **kwargs)["sentence_embedding"]
+                got = self._from_store(features, **kwargs)["sentence_embedding"]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
+            return False  # an architecture that counts its layers, or knows them
+        finally:
+            self.model.train(training)
+        return bool(torch.allclose(expected, got, rtol=1e-2, atol=1e-4))
+
+
+class _HiddenStates:
+    """Float32 arrays (length, width) by key, in one file."""
+
+    def __init__(self, directory):
+        self.file = open(f"{directory}/hidden", "w+b")
+        self.places, self.size = {}, 0
+        self.mapped = None
+
+    def __contains__(self, key):
+        return key in self.places
+
+    def add(self, key, states):
+        self.file.write(np.ascontiguousarray(states, dtype=np.float32).data)
+        self.places[key] = (self.size, states.shape)
+        self.size += states.size
+        self.mapped = None
+
+    def padded(self, keys, width):
+        """Tensor (len(keys), width, …) of some arrays, with zeros after each."""
+        if self.mapped is None:
+            self.file.flush()
+            self.mapped = np.memmap(self.file, np.float32, mode="r")
+        out = None
+        for i, key in enumerate(keys):
+            start, (length, dim) = self.places[key]
+            if out is None:
+                out = torch.zeros(len(keys), width, dim)
+            states = self.mapped[start : start + length * dim].reshape(length, dim)
+            out[i, :length] = torch.from_numpy(np.array(states))
+        return out

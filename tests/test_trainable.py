@@ -1,0 +1,348 @@
+"""What is trained, at which rates, with how much memory, and from where."""
+
+import pickle
+import re
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
+
+from skembft import EmbeddingFinetuner
+from skembft._trainable import LayerStack, layer_rates
+
+OPTIONS = {"epochs": 2, "learning_rate": 1e-3, "random_state": 0, "device": "cpu"}
+
+
+def changed(finetuner, model_path):
+    """Names of the weights that differ from those of the untouched model."""
+    before = SentenceTransformer(model_path, device="cpu").state_dict()
+    after = finetuner.model_.state_dict()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+@pytest.fixture
+def no_dropout(bert_model, tmp_path):
+    model = SentenceTransformer(bert_model, device="cpu")
+    config = model.transformers_model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(str(tmp_path / "no_dropout"), create_model_card=False)
+    return str(tmp_path / "no_dropout")
+
+
+# ---- top layers
+
+
+def test_only_the_top_layers_are_trained(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(bert_model, trainable=1, **OPTIONS).fit(*pairs)
+    names = changed(finetuner, bert_model)
+    assert names and all(".encoder.layer.1." in name for name in names)
+    assert all(p.requires_grad for p in finetuner.model_.parameters())
+    everything = EmbeddingFinetuner(bert_model, trainable=2, **OPTIONS).fit(*pairs)
+    names = changed(everything, bert_model)
+    assert {name.split(".")[2] for name in names} == {"encoder"}
+
+
+def test_frozen_layers_run_once_a_text(bert_model, pairs, monkeypatch):
+    """In three epochs with validation at every step."""
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    rows = []
+    forward = BertLayer.forward
+
+    def counting(self, hidden_states, *args, **kwargs):
+        if self.attention.self.layer_idx == 0:
+            rows.append(len(hidden_states))
+        return forward(self, hidden_states, *args, **kwargs)
+
+    monkeypatch.setattr(BertLayer, "forward", counting)
+    options = {**OPTIONS, "epochs": 3, "evaluation_steps": 1}
+    finetuner = EmbeddingFinetuner(bert_model, trainable=1, **options)
+    finetuner.fit(*pairs, X_val=pairs[0], y_val=pairs[1])
+    assert finetuner.n_iter_ == 12
+    distinct = len(set(pairs[0])) + len(set(pairs[1]))
+    probe = rows[0]  # the first batch is run whole, to compare
+    assert sum(rows) == distinct + probe
+
+
+def test_frozen_layers_computed_once_train_the_same(no_dropout, pairs, monkeypatch):
+    """As with the lower layers computed in every step, without dropout."""
+    from contextlib import nullcontext
+
+    from skembft import _embedding_training as training
+
+    options = {**OPTIONS, "trainable": 1, "precision": "float32"}
+    once = EmbeddingFinetuner(no_dropout, **options).fit(*pairs)
+    monkeypatch.setattr(training, "lower_layers_once", lambda *args: nullcontext())
+    always = EmbeddingFinetuner(no_dropout, **options).fit(*pairs)
+    difference = once.transform(pairs[0]) - always.transform(pairs[0])
+    assert np.abs(difference).max() < 1e-5
+    assert changed(once, no_dropout) == changed(always, no_dropout)
+
+
+def test_too_many_layers_and_none(bert_model, static_model, pairs):
+    with pytest.raises(ValueError, match="3 top layers are more than the model has: 2"):
+        EmbeddingFinetuner(bert_model, trainable=3).fit(*pairs)
+    with pytest.raises(ValueError, match="StaticEmbedding has none"):
+        EmbeddingFinetuner(static_model, trainable=1).fit(*pairs)
+    with pytest.raises(ValueError, match="'trainable' parameter of EmbeddingFinetuner"):
+        EmbeddingFinetuner(bert_model, trainable="top").fit(*pairs)
+
+
+# ---- LoRA
+
+
+def test_lora_trains_low_rank_weights(bert_model, pairs):
+    params = {"r": 4, "target_modules": ["query", "value"], "lora_dropout": 0.1}
+    finetuner = EmbeddingFinetuner(
+        bert_model, trainable="lora", trainable_params=params, **OPTIONS
+    ).fit(*pairs)
+    after = finetuner.model_.state_dict()
+    low_rank = {name: t for name, t in after.items() if ".lora_" in name}
+    assert len(low_rank) == 2 * 2 * 2  # A and B of two matrices in two layers
+    assert all(min(tensor.shape) == 4 for tensor in low_rank.values())
+    before = SentenceTransformer(bert_model, device="cpu").state_dict()
+    for name, tensor in after.items():
+        if ".lora_" not in name:
+            assert torch.equal(tensor, before[name.replace(".base_layer", "")]), name
+    untouched = SentenceTransformer(bert_model, device="cpu").encode(pairs[0])
+    assert not np.allclose(finetuner.transform(pairs[0]), untouched, atol=1e-3)
+
+
+def test_merged_lora_gives_the_same_vectors(bert_model, pairs, tmp_path):
+    params = {"r": 4}
+    plain = EmbeddingFinetuner(
+        bert_model, trainable="lora", trainable_params=params, **OPTIONS
+    ).fit(*pairs)
+    merged = EmbeddingFinetuner(
+        bert_model,
+        trainable="lora",
+        trainable_params={**params, "merge": True},
+        model_output_path=tmp_path,
+        **OPTIONS,
+    ).fit(*pairs)
+    expected = plain.transform(pairs[0])
+    assert not [n for n, _ in merged.model_.named_parameters() if "lora" in n]
+    assert np.abs(merged.transform(pairs[0]) - expected).max() < 1e-5
+    alone = SentenceTransformer(str(tmp_path)).encode(pairs[0])
+    assert np.abs(alone - expected).max() < 1e-5
+    # a pickle needs no base model, and leaves the fitted one as it is
+    loaded = pickle.loads(pickle.dumps(plain))
+    assert np.abs(loaded.transform(pairs[0]) - expected).max() < 1e-5
+    assert [n for n, _ in plain.model_.named_parameters() if "lora" in n]
+
+
+def test_bad_lora(bert_model, static_model, pairs):
+    def fit(model, **options):
+        EmbeddingFinetuner(model, **{"trainable": "lora", **options}).fit(*pairs)
+
+    with pytest.raises(ValueError, match="'rank' is not among .* Valid names"):
+        fit("no/model", trainable_params={"rank": 4})
+    with pytest.raises(ValueError, match="`r` should be a positive"):
+        fit(bert_model, trainable_params={"r": 0})
+    with pytest.raises(ValueError, match="trainable_params go with trainable='lora'"):
+        fit(bert_model, trainable="all", trainable_params={"r": 4})
+    with pytest.raises(ValueError, match="needs a transformer, not StaticEmbedding"):
+        fit(static_model)
+
+
+# ---- rates
+
+
+def test_layer_decay(bert_model, pairs):
+    model = SentenceTransformer(bert_model, device="cpu")
+    rates = layer_rates(model, 1e-3, 0.5)
+    path = LayerStack.of(model, "").path
+    by_layer = [rates[rf"(^|\.){re.escape(f'{path}.{i}.')}"] for i in (1, 0)]
+    assert by_layer == [1e-3, 5e-4]
+    assert set(rates.values()) == {1e-3, 5e-4, 2.5e-4}
+
+    def moved(name, **options):
+        finetuner = EmbeddingFinetuner(
+            bert_model, **{**OPTIONS, "epochs": 1, "warmup_ratio": 0, **options}
+        ).fit(pairs[0][:10], pairs[1][:10])
+        after = finetuner.model_.state_dict()[name]
+        return (after - model.state_dict()[name]).abs().max().item()
+
+    for name, share in (
+        (f"{path}.1.output.dense.weight", 1.0),
+        (f"{path}.0.output.dense.weight", 0.5),
+        (path.replace("encoder.layer", "embeddings.LayerNorm.weight"), 0.25),
+    ):  # a first step of Adam is as long as its rate
+        assert moved(name, layer_decay=0.5) == pytest.approx(
+            share * moved(name), rel=0.02
+        )
+
+
+# ---- cost
+
+
+def test_gradient_accumulation_is_a_larger_batch_of_pairs(no_dropout, pairs):
+    """Labelled pairs have no in-batch negatives: the same loss, then."""
+    rows, labels = list(zip(*pairs, strict=True)), [i % 2 for i in range(40)]
+    options = {**OPTIONS, "loss": "cosine_similarity", "epochs": 1}
+    large, small = (
+        EmbeddingFinetuner(no_dropout, **options, **more).fit(rows, labels)
+        for more in (
+            {"batch_size": 20},
+            {"batch_size": 10, "gradient_accumulation_steps": 2},
+        )
+    )
+    assert large.n_iter_ == small.n_iter_ == 2
+    difference = large.transform(pairs[0]) - small.transform(pairs[0])
+    assert np.abs(difference).max() < 1e-4
+
+
+def test_activation_checkpointing_trains_the_same(bert_model, pairs):
+    """Bit for bit, with dropout, and with frozen layers beneath."""
+    for trainable in ("all", 1):
+        options = {**OPTIONS, "trainable": trainable}
+        kept, again = (
+            EmbeddingFinetuner(bert_model, activation_checkpointing=c, **options)
+            .fit(*pairs)
+            .transform(pairs[0])
+            for c in (False, True)
+        )
+        assert np.array_equal(kept, again)
+
+
+# ---- from where
+
+
+def test_warm_start_trains_further(bert_model, pairs):
+    """The same as a fit from a model of the weights that the first fit ended with."""
+    finetuner = EmbeddingFinetuner(bert_model, warm_start=True, **OPTIONS).fit(*pairs)
+    first = finetuner.transform(pairs[0])
+    loss = finetuner.history_[-1]["loss"]
+    again = EmbeddingFinetuner(bert_model, warm_start=True, **OPTIONS).fit(*pairs)
+    assert np.array_equal(again.transform(pairs[0]), first)
+    finetuner.fit(*pairs)
+    assert finetuner.history_[-1]["loss"] < loss
+    cold = EmbeddingFinetuner(bert_model, **OPTIONS).fit(*pairs).fit(*pairs)
+    assert np.array_equal(cold.transform(pairs[0]), first)
+
+
+def test_warm_start_equals_a_fit_of_the_saved_model(bert_model, pairs, tmp_path):
+    finetuner = EmbeddingFinetuner(
+        bert_model, warm_start=True, model_output_path=tmp_path, **OPTIONS
+    ).fit(*pairs)
+    expected = EmbeddingFinetuner(str(tmp_path), **OPTIONS).fit(*pairs)
+    finetuner.set_params(model_output_path=None).fit(*pairs)
+    assert np.array_equal(finetuner.transform(pairs[0]), expected.transform(pairs[0]))
+
+
+def test_a_failed_warm_start_leaves_the_model(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(bert_model, warm_start=True, **OPTIONS).fit(*pairs)
+    before = finetuner.transform(pairs[0])
+    finetuner.set_params(learning_rate=1e20)
+    with pytest.raises(ValueError, match="diverged"):
+        finetuner.fit(*pairs)
+    assert np.array_equal(finetuner.transform(pairs[0]), before)
+
+
+def test_warm_start_of_lora(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(
+        bert_model, trainable="lora", warm_start=True, **OPTIONS
+    ).fit(*pairs)
+    names = [name for name, _ in finetuner.model_.named_parameters()]
+    loss = finetuner.history_[-1]["loss"]
+    finetuner.fit(*pairs)
+    assert [name for name, _ in finetuner.model_.named_parameters()] == names
+    assert finetuner.history_[-1]["loss"] < loss
+
+
+# ---- searches
+
+
+def test_weights_are_read_once_a_process(bert_model, pairs, monkeypatch, tmp_path):
+    from shutil import copytree
+
+    import safetensors
+
+    path = str(copytree(bert_model, tmp_path / "model"))
+    opened = []
+    safe_open = safetensors.safe_open
+
+    def counting(filename, *args, **kwargs):
+        if str(filename).endswith("model.safetensors"):
+            opened.append(filename)
+        return safe_open(filename, *args, **kwargs)
+
+    import transformers.modeling_utils as modeling
+
+    monkeypatch.setattr(modeling, "safe_open", counting)
+    grid = GridSearchCV(
+        EmbeddingFinetuner(path, **OPTIONS),
+        {"epochs": [1, 2]},
+        cv=2,
+        error_score="raise",
+    )
+    grid.fit(*pairs)
+    first = EmbeddingFinetuner(path, **OPTIONS).fit(*pairs).transform(pairs[0])
+    assert len(set(opened)) == 1 and opened.count(opened[0]) <= 2  # keys, then weights
+    again = EmbeddingFinetuner(path, **OPTIONS).fit(*pairs).transform(pairs[0])
+    assert np.array_equal(first, again)  # training has not touched what is shared
+
+
+def test_halving_over_epochs(bert_model, pairs):
+    search = HalvingGridSearchCV(
+        EmbeddingFinetuner(bert_model, **OPTIONS),
+        {"learning_rate": [1e-5, 1e-4, 1e-3]},
+        resource="epochs",
+        min_resources=1,
+        max_resources=3,
+        factor=3,
+        cv=2,
+        random_state=0,
+        error_score="raise",
+    )
+    search.fit(*pairs)
+    assert search.n_resources_ == [1, 3]
+    assert search.best_estimator_.epochs == 3
+
+
+def test_workers_train_the_same_and_show_progress(bert_model, pairs, capfd):
+    from sklearn.callback import ProgressBar
+
+    scores = []
+    for n_jobs in (1, 2):
+        grid = GridSearchCV(
+            EmbeddingFinetuner(bert_model, **OPTIONS),
+            {"epochs": [1, 2]},
+            cv=2,
+            n_jobs=n_jobs,
+            error_score="raise",
+        )
+        grid.set_callbacks(ProgressBar(max_propagation_depth=None))
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            grid.fit(*pairs)
+        scores.append(grid.cv_results_["mean_test_score"])
+        assert capfd.readouterr().out.count("EmbeddingFinetuner - fit") >= 5
+    assert np.allclose(*scores, atol=1e-6)
+
+
+def test_hard_negatives(bert_model, pairs):
+    queries, documents = pairs
+    options = {**OPTIONS, "evaluation_steps": 1, "epochs": 1}
+    plain, hard = (
+        EmbeddingFinetuner(bert_model, negatives=negatives, **options)
+        .fit(queries, documents)
+        .history_[1]["loss"]
+        for negatives in ("batch", "hard")
+    )
+    assert hard > plain
+
+
+@pytest.mark.slow
+def test_torch_compile(bert_model, pairs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled = EmbeddingFinetuner(
+            bert_model, torch_compile=True, **{**OPTIONS, "epochs": 1}
+        ).fit(*pairs)
+    assert np.isfinite(compiled.transform(pairs[0])).all()
+    pickle.loads(pickle.dumps(compiled))
