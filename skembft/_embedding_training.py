@@ -99,49 +99,47 @@ class ModelTrainer:
             self.model.load_state_dict(self.untouched)
         with seeded_rng(self.seed), ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
-            phase = self._phase()
             if settings.negatives == "hard":
                 texts = self._with_mined_negatives(texts)
             loss, spec = build(settings, self.model, texts.data)
             examples = Examples.of(texts.data, spec, settings, self.rng, self.model)
-            plan = self._plan(examples)
-            n_batches = (
-                math.ceil(len(examples) / settings.batch_size)
-                if plan is None
-                else len(plan[0])
+            phase = self._phase()
+            trainer = self._make_trainer(
+                loss, examples, directory if phase is None else phase.directory
             )
-            steps = math.ceil(n_batches / settings.gradient_accumulation_steps)
-            trainer = FinetuningTrainer(
-                model=self.model,
-                args=self._arguments(phase.directory if phase else directory, examples),
-                train_dataset=examples.dataset(),
-                loss=loss,
-            )
-            trainer.plan, trainer.processes = plan, self.processes
-            trainer.args.warmup_steps = int(
-                steps * settings.epochs * settings.warmup_ratio
-            )
-            watch = _Watch(self, monitor, steps, max(1, round(epochs * steps)))
-            trainer.watch = watch
-            trainer.remove_callback(PrinterCallback)
-            trainer.add_callback(watch)
+            trainer.phase = phase
+            trainer.watch = _Watch(self, monitor, trainer.steps_per_epoch, epochs)
+            trainer.add_callback(trainer.watch)
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
                 self._enter_forward(stack, directory, examples)
-            self._run_trainer(trainer, phase, monitor)
+            checkpoint = phase.newest() if phase and self.run.resume else None
+            if checkpoint is None:
+                monitor.start()
+                trainer.train()
+            else:
+                trainer.resume(checkpoint)
         self.model.eval()
         monitor.finish()
         return monitor.best_state
 
-    def _run_trainer(self, trainer, phase, monitor):
-        trainer.phase = phase
-        checkpoint = phase.newest() if phase and self.run.resume else None
-        if checkpoint is None:
-            monitor.start()
-            trainer.train()
-        else:
-            trainer.restore(checkpoint)
-            if not trainer.watch.stopped:
-                trainer.train(resume_from_checkpoint=str(checkpoint))
+    def _make_trainer(self, loss, examples, directory):
+        settings = self.settings
+        trainer = FinetuningTrainer(
+            model=self.model,
+            args=self._arguments(directory, examples),
+            train_dataset=examples.dataset(),
+            loss=loss,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.processes = self.processes
+        trainer.plan = plan = self._plan(examples)
+        n_batches = math.ceil(len(examples) / settings.batch_size)
+        n_batches = n_batches if plan is None else len(plan[0])
+        steps = math.ceil(n_batches / settings.gradient_accumulation_steps)
+        trainer.steps_per_epoch = steps
+        # the trainer would round its own ratio up
+        trainer.args.warmup_steps = int(steps * settings.epochs * settings.warmup_ratio)
+        return trainer
 
     def _with_mined_negatives(self, texts):
         encoded = EncodedData(texts.data, *self.vectors(texts))
@@ -270,7 +268,7 @@ class FinetuningTrainer(SentenceTransformerTrainer):
     It keeps training texts out of the model card, and the losses for the history.
     """
 
-    plan = phase = watch = processes = None
+    plan = phase = watch = processes = steps_per_epoch = None
 
     def add_model_card_callback(self, *args, **kwargs):
         """Do nothing: the callback would copy training texts into the model."""
@@ -327,22 +325,24 @@ class FinetuningTrainer(SentenceTransformerTrainer):
                 weights[f"loss.{name}"] = parameter
         return weights
 
-    def restore(self, checkpoint):
-        """Take up weights, history and losses where a checkpoint was written."""
+    def resume(self, checkpoint):
+        """Go on, with weights, history and losses, where a checkpoint was written."""
         best = checkpoint / "best.safetensors"
-        self.watch.restore(
-            Phase.progress(checkpoint), load_file(best) if best.is_file() else None
-        )
-        self._load_from_checkpoint(checkpoint)
+        best_state = load_file(best) if best.is_file() else None
+        self.watch.restore(Phase.progress(checkpoint), best_state)
+        if self.watch.stopped:
+            self._load_from_checkpoint(checkpoint)
+        else:
+            self.train(resume_from_checkpoint=str(checkpoint))
 
 
 class _Watch(TrainerCallback):
     """Evaluates, reports epochs to scikit-learn's callbacks, and stops the trainer."""
 
-    def __init__(self, trainer, monitor, steps_per_epoch, last_step):
+    def __init__(self, trainer, monitor, steps_per_epoch, epochs):
         self.trainer, self.monitor = trainer, monitor
-        every = trainer.settings.evaluation_steps
-        self.every, self.last_step = every or steps_per_epoch, last_step
+        self.every = trainer.settings.evaluation_steps or steps_per_epoch
+        self.last_step = max(1, round(epochs * steps_per_epoch))
         self.losses, self.stopped = [], False
 
     def progress(self):
