@@ -6,12 +6,17 @@ import os
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 
 import numpy as np
+from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._utils import shorten
 
+# what an older model may have left that the new one does not have
+_WEIGHTS = ("adapter_*", "model*.safetensors*", "pytorch_model*")
 _PROGRESS, _RUN = "progress.json", "run.json"
 # parameters that say where and how often to save, not what is trained
 _NOT_TRAINING = {
@@ -26,6 +31,10 @@ _NOT_TRAINING = {
 
 def check_output_path(path):
     """Raise an OSError unless a directory can be made, or written, at `path`."""
+    if not os.fspath(path):
+        raise InvalidParameterError(
+            "model_output_path is empty; pass a directory, or None to write nothing."
+        )
     place = Path(path).absolute()
     existing = next(p for p in [place, *place.parents] if p.exists())
     if not existing.is_dir():
@@ -54,6 +63,8 @@ class Run:
         What determines the result of the fit.
     resume : bool
         Whether checkpoints that are there are of use; otherwise they are deleted.
+    others_allowed : bool
+        Whether to start anew where only checkpoints of other fits lie.
     limit : int
         How many checkpoints to keep, the newest; 0 keeps all.
     seed : int
@@ -62,11 +73,11 @@ class Run:
     Raises
     ------
     ValueError
-        `resume` where only checkpoints of other fits lie, outside of a search; the
-        message names the difference.
+        `resume` where only checkpoints of other fits lie, and these are not allowed;
+        the message names the difference.
     """
 
-    def __init__(self, root, identity, *, resume, limit, seed):
+    def __init__(self, root, identity, *, resume, others_allowed, limit, seed):
         root = Path(root)
         self.directory = root / _hash(json.dumps(identity, sort_keys=True))[:16]
         self.resume = resume
@@ -75,7 +86,7 @@ class Run:
             shutil.rmtree(self.directory, ignore_errors=True)
         description = _read(self.directory / _RUN)
         if description is None:
-            if resume and not in_search():
+            if resume and not others_allowed:
                 _refuse_others(root, identity)
             description = {"identity": identity, "seed": seed}
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -139,20 +150,20 @@ def _read(path):
 
 def in_search():
     """Whether scikit-learn's model selection calls; nothing else tells a fit."""
-    return _caller("sklearn.model_selection") is not None
+    return _searching_function() is not None
 
 
 def in_fold():
     """Whether this fit is one of a candidate on a fold, and not the refit."""
-    return _caller("sklearn.model_selection", "_fit_and_score") is not None
+    return _searching_function() not in (None, "fit")
 
 
-def _caller(module, function=None):
+def _searching_function():
+    """Name of the function of sklearn.model_selection that calls, or None."""
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(module):
-            if function is None or frame.f_code.co_name == function:
-                return frame
+        if frame.f_globals.get("__name__", "").startswith("sklearn.model_selection"):
+            return frame.f_code.co_name
         frame = frame.f_back
     return None
 
@@ -185,8 +196,27 @@ def _readable(value):
         return value.item()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
     named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    name = f"{named.__module__}.{named.__qualname__}"
+    if isinstance(value, partial):
+        return [name, *map(_readable, (value.func, value.args, value.keywords))]
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} array {value.shape} {_hash(value.tobytes())[:12]}"
+    if isinstance(value, FunctionType):  # it may close over values
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        bound = (value.__defaults__, value.__kwdefaults__, *cells)
+        return [f"{name} {_hash_code(value.__code__)}", *map(_readable, bound)]
+    return name
+
+
+def _hash_code(code):
+    """Hash of what a function does, the same in every process."""
+    inner = [
+        _hash_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts
+    ]
+    return _hash(code.co_code, *inner, repr(code.co_names))[:12]
 
 
 def _digests(data):
@@ -225,8 +255,9 @@ def _hash(*parts):
 
 def _refuse_others(root, identity):
     """Raise an error that names how this fit differs from the nearest one there."""
-    others = [_read(path) for path in root.glob(f"*/{_RUN}")]
-    others = [other["identity"] for other in others if other is not None]
+    complete = root.glob(f"*/*/checkpoint-*/{_PROGRESS}")
+    runs = {path.parents[2] for path in complete}
+    others = [_read(run / _RUN)["identity"] for run in runs]
     if not others:
         return
     differences = min((_differences(other, identity) for other in others), key=len)
@@ -262,6 +293,9 @@ def write_model(model, path):
     with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as staging:
         with no_progress_bar():
             model.save_pretrained(staging, create_model_card=False)
+        for pattern in _WEIGHTS:  # an adapter would be put onto other weights
+            for old in path.glob(pattern):
+                old.unlink()
         for entry in Path(staging).iterdir():
             target = path / entry.name
             if target.is_dir():

@@ -18,6 +18,7 @@ from skembft._checkpoints import (
     check_output_path,
     identity_of,
     in_fold,
+    in_search,
     write_model,
 )
 from skembft._encoders import MODEL_CONSTRAINTS, check_model_id
@@ -307,11 +308,24 @@ class EmbeddingFinetuner(BaseFinetuner):
             raise InvalidParameterError(
                 f"trainable_params go with trainable='lora', not {self.trainable!r}."
             )
+        if isinstance(self.trainable, bool | np.bool_):
+            raise InvalidParameterError(
+                "trainable must be 'all', 'lora' or a number of layers, got "
+                f"{self.trainable!r}."
+            )
         self._check_output()
 
     def _check_output(self):
-        if self.model_output_path is not None:
-            check_output_path(self.model_output_path)
+        path = self.model_output_path
+        if path is not None:
+            check_output_path(path)
+            if os.path.isdir(self.model_id) and os.path.isdir(path):
+                if os.path.samefile(self.model_id, path):
+                    raise InvalidParameterError(
+                        f"model_output_path={os.fspath(path)!r} is the model itself, "
+                        "which the fine-tuned one would overwrite: pass another "
+                        "directory."
+                    )
         elif self.save_checkpoints or self.resume_from_checkpoint:
             raise InvalidParameterError(
                 "save_checkpoints and resume_from_checkpoint need a place: set "
@@ -328,7 +342,10 @@ class EmbeddingFinetuner(BaseFinetuner):
                 f"batch_size={self.batch_size} cannot be shared by {processes.count} "
                 "processes: use a multiple."
             )
-        model, fingerprint = self._start_model()
+        if self.model_output_path is not None and not in_fold():
+            processes.first(lambda: os.makedirs(self.model_output_path, exist_ok=True))
+        warm = self.warm_start and self.__sklearn_is_fitted__()
+        model, fingerprint = self._start_model(warm)
         seed, run = self.random_state, None
         if not isinstance(seed, Integral):
             seed = processes.agree(int(rng.randint(2**31 - 1)))
@@ -338,6 +355,7 @@ class EmbeddingFinetuner(BaseFinetuner):
                     os.path.join(self.model_output_path, "checkpoints"),
                     identity_of(self, fingerprint, data, held_out),
                     resume=self.resume_from_checkpoint,
+                    others_allowed=warm or in_search(),
                     limit=self.checkpoint_save_total_limit,
                     seed=int(seed),
                 )
@@ -347,15 +365,18 @@ class EmbeddingFinetuner(BaseFinetuner):
             rng = check_random_state(seed)
         return ModelTrainer(self, model, rng, int(seed), processes, run)
 
-    def _start_model(self):
+    def _start_model(self, warm):
         """The model to train, and a hash of what it starts from."""
         from copy import deepcopy
 
         from skembft import _models
 
         options = _models.ModelOptions.of(self)
-        if self.warm_start and self.__sklearn_is_fitted__():
+        if warm:
             model = deepcopy(self.model_)
+            model.truncate_dim = self.truncate_dim
+            if self.max_seq_length is not None:
+                model.max_seq_length = self.max_seq_length
             fingerprint = _models.hash_weights(model)
         else:
             model, fingerprint = _models.load_for_training(options)
@@ -429,6 +450,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         if "model_" in state:
             from skembft._embedding_training import pack_model
 
+            state["_truncate_dim"] = state["model_"].truncate_dim
             state["model_"] = pack_model(state["model_"])
         return state
 
@@ -437,13 +459,15 @@ class EmbeddingFinetuner(BaseFinetuner):
         if isinstance(packed, bytes):
             from skembft._embedding_training import unpack_model
 
+            state = dict(state)
             model = unpack_model(
                 packed,
-                truncate_dim=state["embedding_dim_"],
+                model_id=os.fspath(state["model_id"]),
+                truncate_dim=state.pop("_truncate_dim"),
                 trust_remote_code=state["trust_remote_code"],
                 device=state["device"],
             )
-            state = {**state, "model_": model}
+            state["model_"] = model
         super().__setstate__(state)
 
     def __sklearn_is_fitted__(self):

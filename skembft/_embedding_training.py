@@ -8,6 +8,7 @@ import zipfile
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
+from sentence_transformers.sentence_transformer.modules import Router
 from transformers import PrinterCallback, TrainerCallback
 
 from skembft._batches import PlannedBatches, may_conflict, plan_epochs
@@ -84,9 +86,8 @@ class ModelTrainer:
         self.processes = processes
         self.run = run
         model.prompts = {**model.prompts, **self.prompts}
-        if not has_lora(model):  # as a warm start may have
-            with seeded_rng(seed):
-                choose_weights(model, estimator.trainable, estimator.trainable_params)
+        with seeded_rng(seed):
+            choose_weights(model, estimator.trainable, estimator.trainable_params)
         self.untouched = self.snapshot() if estimator.refit else None
         self.tasks = None
 
@@ -99,6 +100,7 @@ class ModelTrainer:
             self.model.load_state_dict(self.untouched)
         with seeded_rng(self.seed), ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.callback(leave_as_it_was, self.model)
             if settings.negatives == "hard":
                 texts = self._with_mined_negatives(texts)
             loss, spec = build(settings, self.model, texts.data)
@@ -179,11 +181,11 @@ class ModelTrainer:
 
     def _enter_forward(self, stack, directory, examples):
         settings = self.settings
-        if isinstance(settings.trainable, int):
-            layers = LayerStack.of(self.model, "trainable")
-            if settings.trainable < len(layers.layers):
+        if isinstance(settings.trainable, Integral):
+            layers, n_top = LayerStack.of(self.model, "trainable"), settings.trainable
+            if n_top < len(layers.layers):
                 stack.enter_context(
-                    lower_layers_once(self.model, layers, settings.trainable, directory)
+                    lower_layers_once(self.model, layers, n_top, directory)
                 )
                 # now, so that no rounding depends on where training was resumed
                 for role, texts in examples.distinct_texts():
@@ -198,6 +200,9 @@ class ModelTrainer:
             column: self.prompts[role]
             for column, role in zip(examples.columns, examples.roles, strict=True)
         }
+        routes = {}
+        if any(isinstance(module, Router) for module in self.model):
+            routes = dict(zip(examples.columns, examples.roles, strict=True))
         rates = {}
         if settings.layer_decay is not None:
             rates = layer_rates(
@@ -213,6 +218,7 @@ class ModelTrainer:
             weight_decay=settings.weight_decay,
             seed=self.seed,
             prompts=prompts if any(prompts.values()) else None,
+            router_mapping=routes,
             use_cpu=device.type == "cpu",
             bf16=resolve_precision(settings.precision, device) == "bf16",
             activation_checkpointing=settings.activation_checkpointing,
@@ -258,8 +264,8 @@ class ModelTrainer:
         """The fitted attributes of a state, by default of the weights as they are."""
         if state is not None:
             self.model.load_state_dict(state)
-        dim = self.model.truncate_dim or self.model.get_embedding_dimension()
-        return {"model_": self.model, "embedding_dim_": int(dim)}
+        dim = int(self.model.get_embedding_dimension())
+        return {"model_": self.model, "embedding_dim_": dim}
 
 
 class FinetuningTrainer(SentenceTransformerTrainer):
@@ -275,7 +281,9 @@ class FinetuningTrainer(SentenceTransformerTrainer):
 
     def training_step(self, *args, **kwargs):
         loss = super().training_step(*args, **kwargs)
-        self.watch.losses.append(loss.detach())
+        # the trainer has divided it by the number of batches of a step
+        scale = self.current_gradient_accumulation_steps
+        self.watch.losses.append(loss.detach() * scale)
         return loss
 
     def get_batch_sampler(self, dataset, **kwargs):
@@ -389,6 +397,16 @@ class _Watch(TrainerCallback):
             self.stopped = control.should_training_stop = True
 
 
+def leave_as_it_was(model):
+    """Take back what trainers and accelerate leave in a model."""
+    for name in ("forward", "_original_forward"):  # of autocast
+        model.__dict__.pop(name, None)
+    transformer = getattr(model, "transformers_model", None)
+    if getattr(transformer, "is_gradient_checkpointing", False):
+        transformer.gradient_checkpointing_disable()
+        transformer.disable_input_require_grads()
+
+
 def pack_model(model):
     """Return the files of `save_pretrained` as the bytes of a zip archive."""
     if has_lora(model):  # a file of low-rank weights would need the base beside it
@@ -402,14 +420,20 @@ def pack_model(model):
     return buffer.getvalue()
 
 
-def unpack_model(packed, *, truncate_dim, trust_remote_code, device):
-    """Load a model from the bytes of `pack_model`, on `device` where it exists here."""
+def unpack_model(packed, *, model_id, truncate_dim, trust_remote_code, device):
+    """Load a model from the bytes of `pack_model`, on `device` where it exists here.
+
+    It is known by `model_id` again, where a decoder may be looked for.
+    """
     with tempfile.TemporaryDirectory() as directory, no_progress_bar():
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             archive.extractall(directory)
-        return SentenceTransformer(
+        model = SentenceTransformer(
             directory,
             truncate_dim=truncate_dim,
             trust_remote_code=trust_remote_code,
             device=device if is_available(device) else None,
         ).eval()
+    if getattr(model, "transformers_model", None) is not None:
+        model.transformers_model.config._name_or_path = model_id
+    return model

@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from skembft._model_files import cannot_load, choose_prompt, find_model
-from skembft._rng import isolated_rng
+from skembft._rng import isolated_rng, process_state_lock
+from skembft._trainable import has_lora, merge_lora
 
 _MAX_LOADED = 4  # models kept in memory by one process
 _CPU_TOKENS, _GPU_TOKENS = 1024, 65536  # of a batch; on CPUs more outgrow the cache
@@ -59,6 +60,13 @@ def load_shared(options):
     """Load a model once per process; a directory that changed is loaded again."""
     with _loaded_lock:
         files = find_model(options.model_id)
+        key = files and _loaded_key(options, files)
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+    # in this order: a fit holds the random states, and may load a guide
+    with process_state_lock, _loaded_lock:
+        files = find_model(options.model_id)
         if files is None:
             model = load_model(options)
             key = _loaded_key(options, find_model(options.model_id, loaded=True))
@@ -87,6 +95,8 @@ def load_for_training(options):
     loaded = load_shared(options)
     with loaded.lock:
         model = deepcopy(loaded.model).requires_grad_(True).to(device)
+    if has_lora(model):
+        merge_lora(model)
     files = find_model(options.model_id, loaded=True)
     return model, _loaded_key(options, files)[1] or hash_weights(model)
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-_process_state_lock = threading.RLock()
+process_state_lock = threading.RLock()
 
 
 @contextmanager
@@ -16,7 +16,7 @@ def isolated_rng():
 
     One thread at a time: random states are the process's, and so is accelerate's.
     """
-    with _process_state_lock:
+    with process_state_lock:
         yield from _restored_rng()
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from sentence_transformers.sentence_transformer.modules import Router
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
@@ -14,6 +15,10 @@ from skembft._forward import replaced_forward
 from skembft._losses import check_argument_names
 
 # LoRA's arguments where the user says nothing; all others are peft's own
+_NOT_LOW_RANK = {
+    *("task_type", "inference_mode"),
+    *("modules_to_save", "trainable_token_indices"),  # copies of whole modules
+}
 LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
@@ -35,6 +40,11 @@ class LayerStack:
     @classmethod
     def of(cls, model, purpose):
         """Find the layers, or raise an error that says what wanted them."""
+        if any(isinstance(module, Router) for module in model):
+            raise InvalidParameterError(
+                f"{purpose} needs one stack of layers, and this model routes queries "
+                "and documents through modules of their own."
+            )
         transformer = getattr(model, "transformers_model", None)
         count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
         for path, module in model.named_modules():
@@ -48,11 +58,19 @@ class LayerStack:
 
 
 def choose_weights(model, trainable, trainable_params):
-    """Mark what is trained: "all", the top so many layers, or "lora"."""
+    """Mark what is trained: "all", the top so many layers, or "lora".
+
+    Low-rank weights that a warm start brings are trained on, or folded in.
+    """
     if trainable == "lora":
-        add_lora(model, trainable_params)
-    elif trainable != "all":
-        freeze_lower_layers(model, trainable)
+        if not has_lora(model):
+            add_lora(model, trainable_params)
+        return
+    if has_lora(model):
+        merge_lora(model)
+    model.requires_grad_(True)
+    if trainable != "all":
+        freeze_lower_layers(model, int(trainable))
 
 
 def freeze_lower_layers(model, n_top):
@@ -111,9 +129,19 @@ def lora_config(params):
             "trainable='lora' needs the package peft: pip install 'skembft[lora]'."
         ) from None
     settings = {**LORA_DEFAULTS, **(params or {})}
-    settings.pop("merge", None)
+    merge = settings.pop("merge", False)
+    if not isinstance(merge, bool):
+        raise InvalidParameterError(
+            f"trainable_params: 'merge' must be True or False, got {merge!r}."
+        )
     valid = [n for n in inspect.signature(LoraConfig).parameters if n != "task_type"]
+    valid = [name for name in valid if name not in _NOT_LOW_RANK]
     check_argument_names(settings, valid, "trainable_params of trainable='lora'")
+    if settings.get("use_dora") and not merge:
+        raise InvalidParameterError(
+            "trainable_params: use_dora needs 'merge': True, as its weights are not "
+            "read back from a saved adapter."
+        )
     try:
         return LoraConfig(task_type="FEATURE_EXTRACTION", **settings)
     except (TypeError, ValueError) as error:
@@ -154,6 +182,7 @@ def merge_lora(model):
             parent, _, name = path.rpartition(".")
             setattr(transformer.get_submodule(parent), name, module.get_base_layer())
     transformer._hf_peft_config_loaded = False
+    transformer._weight_conversions = None  # of names with the adapter's prefix
     del transformer.peft_config
 
 
@@ -162,6 +191,17 @@ def _transformer(model):
 
 
 # ---- what frozen layers give is computed once
+
+
+# what architectures raise that count their layers, or unpack what these return
+_NOT_LEFT_OUT = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class _Stop(Exception):
@@ -183,9 +223,11 @@ class _Insert(_Capture):
     """In the place of the frozen layers: gives what they gave."""
 
     hidden = None
+    in_tuple = False  # as some models' layers give it
 
     def forward(self, hidden_states, *args, **kwargs):
-        return self.hidden.to(hidden_states.dtype)
+        hidden = self.hidden.to(hidden_states.dtype)
+        return (hidden,) if self.in_tuple else hidden
 
 
 @contextmanager
@@ -283,12 +325,21 @@ class _LowerLayers:
         try:
             with torch.no_grad():
                 expected = self.plain(dict(features), **kwargs)["sentence_embedding"]
-                got = self._from_store(features, **kwargs)["sentence_embedding"]
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError):
-            return False  # an architecture that counts its layers, or knows them
+                for self.insert.in_tuple in (False, True):
+                    if self._gives(expected, features, **kwargs):
+                        return True
         finally:
             self.model.train(training)
-        return bool(torch.allclose(expected, got, rtol=1e-2, atol=1e-4))
+        return False
+
+    def _gives(self, expected, features, **kwargs):
+        try:
+            got = self._from_store(features, **kwargs)["sentence_embedding"]
+        except _NOT_LEFT_OUT:
+            return False
+        return got.shape == expected.shape and bool(
+            torch.allclose(expected, got, rtol=1e-2, atol=1e-4)
+        )
 
 
 class _HiddenStates:

@@ -4,13 +4,19 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sentence_transformers.sentence_transformer import losses
+from sklearn.model_selection import (
+    GridSearchCV,
+    cross_val_score,
+    permutation_test_score,
+)
 
 from skembft import EmbeddingFinetuner
 from skembft import _embedding_training as training
@@ -243,3 +249,55 @@ def test_folds_write_no_model(bert_model, pairs, tmp_path):
     finetuner = EmbeddingFinetuner(bert_model, epochs=1, model_output_path=tmp_path)
     cross_val_score(finetuner, *pairs, cv=2)
     assert not list(tmp_path.iterdir())
+
+
+def test_permuted_labels_write_no_model(bert_model, pairs, tmp_path):
+    finetuner = EmbeddingFinetuner(bert_model, epochs=1, model_output_path=tmp_path)
+    permutation_test_score(finetuner, *pairs, cv=2, n_permutations=1)
+    assert not list(tmp_path.iterdir())
+
+
+# ---- identity
+
+
+def scaled(scale):
+    def loss(model):
+        return losses.MultipleNegativesRankingLoss(model, scale=scale)
+
+    return loss
+
+
+def test_functions_that_close_over_other_values_are_other_losses(
+    bert_model, pairs, tmp_path
+):
+    losses_ = [scaled(1.0), scaled(50.0), partial(scaled(1.0))]
+    for i, loss in enumerate([*losses_, scaled(50.0)]):
+        options = {"loss": loss, "epochs": 1}
+        finetuner = make(bert_model, tmp_path, **options).fit(*pairs)
+        assert_same(finetuner, make(bert_model, tmp_path / "x", **options).fit(*pairs))
+        assert len(list((tmp_path / "checkpoints").iterdir())) == min(i + 1, 3)
+
+
+def test_a_warm_start_is_another_fit(bert_model, pairs, tmp_path):
+    options = {"warm_start": True, "resume_from_checkpoint": True, "epochs": 1}
+    finetuner = make(bert_model, tmp_path, **options)
+    finetuner.fit(*pairs).fit(*pairs)
+    plain = make(bert_model, tmp_path / "plain", warm_start=True, epochs=1)
+    assert_same(finetuner, plain.fit(*pairs).fit(*pairs))
+
+
+def test_without_a_checkpoint_nothing_is_refused(bert_model, pairs, tmp_path):
+    options = {"checkpoint_save_steps": 500, "resume_from_checkpoint": True}
+    first = make(bert_model, tmp_path, epochs=1, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.FinetuningTrainer, "training_step", None)
+        with pytest.raises(TypeError):
+            first.fit(*pairs)
+    make(bert_model, tmp_path, epochs=2, **options).fit(*pairs)
+
+
+def test_paths_that_are_refused(bert_model, pairs, tmp_path):
+    with pytest.raises(ValueError, match="model_output_path is empty"):
+        make("no/model", "").fit(*pairs)
+    with pytest.raises(ValueError, match="is the model itself"):
+        make(bert_model, bert_model).fit(*pairs)

@@ -13,7 +13,12 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 
 from skembft import EmbeddingFinetuner
-from skembft._trainable import LayerStack, layer_rates
+from skembft._trainable import (
+    LayerStack,
+    freeze_lower_layers,
+    layer_rates,
+    lower_layers_once,
+)
 
 OPTIONS = {"epochs": 2, "learning_rate": 1e-3, "random_state": 0, "device": "cpu"}
 
@@ -346,3 +351,172 @@ def test_torch_compile(bert_model, pairs):
         ).fit(*pairs)
     assert np.isfinite(compiled.transform(pairs[0])).all()
     pickle.loads(pickle.dumps(compiled))
+
+
+# ---- what other fits, models and tools leave
+
+
+def same_vectors(finetuner, other, queries, tolerance=1e-5):
+    vectors = finetuner.transform(queries)
+    if isinstance(other, SentenceTransformer):
+        others = other.encode_query(queries, normalize_embeddings=True)
+    else:
+        others = other.transform(queries)
+    return np.abs(vectors - others).max() < tolerance
+
+
+def test_a_lora_directory_is_a_model_like_any_other(bert_model, pairs, tmp_path):
+    """It is merged when it is loaded: all of it is trained, saved and pickled."""
+    queries = pairs[0]
+    lora, written = tmp_path / "lora", tmp_path / "written"
+    first = EmbeddingFinetuner(
+        bert_model, trainable="lora", model_output_path=lora, **OPTIONS
+    ).fit(*pairs)
+    assert same_vectors(first, SentenceTransformer(str(lora)), queries)
+    for trainable in ("all", "lora", np.int64(1)):
+        finetuner = EmbeddingFinetuner(
+            str(lora),
+            trainable=trainable,
+            trainable_params={"merge": True} if trainable == "lora" else None,
+            model_output_path=written,
+            **OPTIONS,
+        ).fit(*pairs)
+        assert not same_vectors(finetuner, first, queries, 1e-3)
+        assert same_vectors(finetuner, SentenceTransformer(str(written)), queries)
+        assert same_vectors(finetuner, pickle.loads(pickle.dumps(finetuner)), queries)
+
+
+def test_no_old_adapter_is_put_onto_new_weights(bert_model, pairs, tmp_path):
+    options = {"model_output_path": tmp_path, **OPTIONS}
+    EmbeddingFinetuner(bert_model, trainable="lora", **options).fit(*pairs)
+    finetuner = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    assert same_vectors(finetuner, SentenceTransformer(str(tmp_path)), pairs[0])
+
+
+def test_warm_start_with_other_weights_to_train(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(
+        bert_model, trainable="lora", warm_start=True, **OPTIONS
+    ).fit(*pairs)
+    before = finetuner.transform(pairs[0])
+    finetuner.set_params(trainable="all", learning_rate=1e-12).fit(*pairs)
+    assert np.abs(finetuner.transform(pairs[0]) - before).max() < 1e-5
+    finetuner.set_params(learning_rate=1e-3).fit(*pairs)
+    names = changed(finetuner, bert_model)
+    assert any("word_embeddings" in name for name in names)
+    assert not any("lora" in name for name, _ in finetuner.model_.named_parameters())
+
+
+def test_warm_start_takes_new_options(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(bert_model, warm_start=True, **OPTIONS).fit(*pairs)
+    finetuner.set_params(max_seq_length=4, truncate_dim=8).fit(*pairs)
+    assert finetuner.model_.max_seq_length == 4
+    assert finetuner.transform(pairs[0]).shape == (40, 8)
+    restored = pickle.loads(pickle.dumps(finetuner))
+    assert restored.model_.truncate_dim == 8
+    assert restored.set_params(truncate_dim=None).fit(*pairs).embedding_dim_ == 32
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"modules_to_save": ["word_embeddings"]},
+        {"trainable_token_indices": [1]},
+        {"inference_mode": True},
+        {"use_dora": True},
+        {"merge": "no"},
+    ],
+)
+def test_lora_that_would_not_be_saved(pairs, params):
+    finetuner = EmbeddingFinetuner(
+        "no/model", trainable="lora", trainable_params=params
+    )
+    with pytest.raises(ValueError, match="trainable_params"):
+        finetuner.fit(*pairs)
+
+
+def test_loss_of_accumulated_batches_is_their_mean(bert_model, pairs):
+    options = {**OPTIONS, "epochs": 1, "learning_rate": 1e-12, "evaluation_steps": 0}
+    one, four = (
+        EmbeddingFinetuner(bert_model, gradient_accumulation_steps=n, **options)
+        .fit(*pairs)
+        .history_[-1]["loss"]
+        for n in (1, 4)
+    )
+    assert four == pytest.approx(one, rel=1e-3)
+
+
+def test_queries_and_documents_with_routes_of_their_own(bert_model, pairs, tmp_path):
+    from sentence_transformers.sentence_transformer.modules import Router
+
+    towers = [list(SentenceTransformer(bert_model, device="cpu")) for _ in range(2)]
+    router = Router.for_query_document(
+        query_modules=towers[0], document_modules=towers[1]
+    )
+    SentenceTransformer(modules=[router], device="cpu").save_pretrained(
+        str(tmp_path), create_model_card=False
+    )
+    finetuner = EmbeddingFinetuner(str(tmp_path), **OPTIONS).fit(*pairs)
+    same = [finetuner.transform([text]) for text in pairs[1][:1]]
+    assert not np.allclose(same, finetuner.transform_documents(pairs[1][:1]), atol=1e-3)
+    names = changed(finetuner, str(tmp_path))
+    assert any("query" in n for n in names) and any("document" in n for n in names)
+    with pytest.raises(ValueError, match="trainable=1 needs one stack of layers"):
+        finetuner.set_params(trainable=1).fit(*pairs)
+
+
+def test_layers_that_give_tuples_are_left_out_too(pairs, tmp_path, bert_model):
+    """MPNet's layers return their hidden states in a tuple."""
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, MPNetConfig, MPNetModel
+
+    config = MPNetConfig(
+        vocab_size=100,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=40,
+    )
+    MPNetModel(config).save_pretrained(str(tmp_path))
+    AutoTokenizer.from_pretrained(bert_model).save_pretrained(str(tmp_path))
+    transformer = Transformer(str(tmp_path))
+    model = SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu").eval()
+    stack = freeze_lower_layers(model, 1)
+    features = model.preprocess(pairs[1])
+    rows = []
+    stack.layers[0].register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))
+    with torch.no_grad(), lower_layers_once(model, stack, 1, str(tmp_path)):
+        first, again = (model(dict(features))["sentence_embedding"] for _ in range(2))
+        assert rows == [40, len(set(pairs[1]))]
+        expected = model.__class__.forward(model, dict(features))
+    assert torch.equal(first, again)
+    assert torch.allclose(first, expected["sentence_embedding"], atol=1e-5)
+
+
+def test_nothing_is_left_in_the_model(bert_model, pairs, monkeypatch):
+    """Neither autocast's forward nor activation checkpointing."""
+    from skembft import _models
+
+    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    finetuner = EmbeddingFinetuner(
+        bert_model,
+        precision="auto",
+        sort_by_length=False,
+        activation_checkpointing=True,
+        **OPTIONS,
+    ).fit(*pairs)
+    model = finetuner.model_
+    assert not {"forward", "_original_forward"} & set(model.__dict__)
+    assert not model.transformers_model.is_gradient_checkpointing
+    assert finetuner.transform(pairs[0]).dtype == np.float32
+
+
+def test_truncate_dim_beyond_the_model(bert_model, pairs):
+    finetuner = EmbeddingFinetuner(bert_model, truncate_dim=1000, **OPTIONS)
+    assert finetuner.fit(*pairs).embedding_dim_ == 32
+    assert len(finetuner.get_feature_names_out()) == 32
+
+
+def test_trainable_is_no_boolean(pairs):
+    with pytest.raises(ValueError, match="trainable must be 'all', 'lora' or a number"):
+        EmbeddingFinetuner("no/model", trainable=True).fit(*pairs)
