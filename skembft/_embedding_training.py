@@ -100,7 +100,9 @@ class ModelTrainer:
             self.model.load_state_dict(self.untouched)
         with seeded_rng(self.seed), ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
-            stack.callback(leave_as_it_was, self.model)
+            stack.callback(
+                leave_as_it_was, self.model, settings.activation_checkpointing
+            )
             if settings.negatives == "hard":
                 texts = self._with_mined_negatives(texts)
             loss, spec = build(settings, self.model, texts.data)
@@ -397,13 +399,16 @@ class _Watch(TrainerCallback):
             self.stopped = control.should_training_stop = True
 
 
-def leave_as_it_was(model):
-    """Take back what trainers and accelerate leave in a model."""
+def leave_as_it_was(model, checkpointed):
+    """Take back what the trainer and accelerate leave in a model."""
     for name in ("forward", "_original_forward"):  # of autocast
         model.__dict__.pop(name, None)
     transformer = getattr(model, "transformers_model", None)
-    if getattr(transformer, "is_gradient_checkpointing", False):
-        transformer.gradient_checkpointing_disable()
+    if checkpointed and transformer is not None:
+        name = "activation_checkpointing_disable"  # since transformers 5.23
+        if not hasattr(transformer, name):
+            name = "gradient_checkpointing_disable"
+        getattr(transformer, name)()
         transformer.disable_input_require_grads()
 
 

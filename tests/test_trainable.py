@@ -507,7 +507,8 @@ def test_nothing_is_left_in_the_model(bert_model, pairs, monkeypatch):
     ).fit(*pairs)
     model = finetuner.model_
     assert not {"forward", "_original_forward"} & set(model.__dict__)
-    assert not model.transformers_model.is_gradient_checkpointing
+    layers = LayerStack.of(model, "").layers
+    assert not any(layer.gradient_checkpointing for layer in layers)
     assert finetuner.transform(pairs[0]).dtype == np.float32
 
 
