@@ -8,12 +8,16 @@ import numbers
 import warnings
 from collections.abc import Mapping
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 
 from skembft._data import RetrievalData
 from skembft._relevance import JudgedRelevance, LabelRelevance
 from skembft._utils import check_finite, shorten
+
+# what nearly all items are, and needs no further check
+_PLAIN = {"text": {str}, "id": {str, int}}
 
 
 def to_list(values, name):
@@ -22,6 +26,8 @@ def to_list(values, name):
     Lists, tuples, numpy arrays, pandas and polars Series, pyarrow columns and
     datasets' columns give the same result. What has no order or no length is an error.
     """
+    if type(values) in (list, tuple):  # also the documents of every row of y
+        return list(values)
     if isinstance(values, str | bytes):
         raise TypeError(
             f"{name} is the single {type(values).__name__} {shorten(values)}; pass a "
@@ -156,19 +162,25 @@ def check_item(item, name, kind):
 
 def check_items(values, name, kind):
     """Return a list of checked queries or documents."""
-    # nearly all are str, and the names of the others are made only for them
-    return [
-        item if type(item) is str else check_item(item, f"{name}[{i}]", kind)
-        for i, item in enumerate(to_list(values, name))
-    ]
+    items = to_list(values, name)
+    if _all_plain(items, kind):
+        return items
+    return [check_item(item, f"{name}[{i}]", kind) for i, item in enumerate(items)]
+
+
+def _all_plain(items, kind):
+    return set(map(type, items)) <= _PLAIN[kind]
 
 
 def check_queries(X, kind):
     """Return the queries of X, those of the first column where X is a table."""
     rows, is_table = to_rows(X)
-    if is_table:
-        return [check_item(row[0], f"X[{i}][0]", kind) for i, row in enumerate(rows)]
-    return [check_item(row, f"X[{i}]", kind) for i, row in enumerate(rows)]
+    if not is_table:
+        return check_items(rows, "X", kind)
+    queries = [row[0] for row in rows]
+    if _all_plain(queries, kind):
+        return queries
+    return [check_item(query, f"X[{i}][0]", kind) for i, query in enumerate(queries)]
 
 
 def _check_grade(grade, name, document=None):
@@ -221,6 +233,10 @@ class _Numbering(dict):
         self[item] = len(self)
         return self[item]
 
+    def of(self, items):
+        """The numbers of a list of items."""
+        return np.fromiter(map(self.__getitem__, items), np.int64, len(items))
+
 
 def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""):
     """Turn every form of texts or ids into a :class:`RetrievalData`.
@@ -244,32 +260,30 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
             )
         judged, n_negatives = _read_queries(rows, y, kind, suffix), 0
 
+    queries, n_documents, documents, example_grade = judged
     query_index, document_index = _Numbering(), _Numbering()
-    row_query, example_row, example_document, example_grade = [], [], [], []
-    for i, (query, graded) in enumerate(judged):
-        row_query.append(query_index[query])
-        for document, grade in graded:
-            example_row.append(i)
-            example_document.append(document_index[document])
-            example_grade.append(grade)
-    named = []
-    if corpus is not None:
-        documents = check_items(corpus, f"corpus{suffix}", kind)
-        named = [document_index[document] for document in documents]
+    row_query = query_index.of(queries)
+    example_row = np.repeat(np.arange(len(queries)), n_documents)
+    example_document = document_index.of(documents)
+    named = () if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
+    named = document_index.of(named)
     _warn_empty(query_index, document_index)
 
-    row_query = np.asarray(row_query)
-    example_row = np.asarray(example_row)
-    example_document = np.asarray(example_document)
-    example_grade = _highest_grades(
-        row_query[example_row], example_document, np.asarray(example_grade, np.float64)
-    )
     relevance = JudgedRelevance.from_triples(
         row_query[example_row],
         example_document,
         example_grade,
         (len(query_index), len(document_index)),
     )
+    if relevance.n_judged < len(example_row):  # some pair is judged several times
+        if not is_table:  # a document counts once among those of a row
+            once = _first_of_pairs(example_row, example_document)
+            example_row, example_document, example_grade = (
+                part[once] for part in (example_row, example_document, example_grade)
+            )
+        example_grade = _highest_grades(
+            row_query[example_row], example_document, example_grade
+        )
     return RetrievalData(
         queries=list(query_index),
         documents=list(document_index),
@@ -279,15 +293,21 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
         example_document=example_document,
         example_grade=example_grade,
         pool=np.arange(len(document_index)),
-        corpus=np.asarray(named, dtype=np.int64),
+        corpus=named,
         n_negatives=n_negatives or int(relevance.negative.nnz > 0),
         labelled=is_table and y is not None,
     )
 
 
+def _first_of_pairs(rows, documents):
+    """Indices of the examples that do not repeat a document of their row."""
+    keys = rows * (documents.max() + 1) + documents
+    return np.sort(np.unique(keys, return_index=True)[1])
+
+
 def _highest_grades(queries, documents, grades):
     """Where a pair is judged several times, its highest grade counts each time."""
-    keys = queries.astype(np.int64) * (documents.max() + 1) + documents
+    keys = queries * (documents.max() + 1) + documents
     _, pair = np.unique(keys, return_inverse=True)
     highest = np.full(pair.max() + 1, -np.inf)
     np.maximum.at(highest, pair, grades)
@@ -295,34 +315,57 @@ def _highest_grades(queries, documents, grades):
 
 
 def _read_queries(rows, y, kind, suffix):
+    """Return the queries, how many documents each has, those, and their grades."""
     relevant = to_list(y, f"y{suffix}")
     if len(relevant) != len(rows):
         raise ValueError(
             f"X{suffix} has {len(rows)} queries, but y{suffix} has {len(relevant)} "
             "items: y holds the relevant document(s) of every query."
         )
-    return [
-        (
-            check_item(query, f"X{suffix}[{i}]", kind),
-            _read_relevant(value, i, kind, suffix),
-        )
-        for i, (query, value) in enumerate(zip(rows, relevant, strict=True))
-    ]
+    queries = check_items(rows, f"X{suffix}", kind)
+    judged = _read_plain(relevant, kind)
+    if judged is None:  # several kinds of rows, or something to convert or to refuse
+        graded = [
+            _read_relevant(value, i, kind, suffix) for i, value in enumerate(relevant)
+        ]
+        documents, grades = zip(*chain.from_iterable(graded), strict=True)
+        judged = list(map(len, graded)), documents, np.asarray(grades)
+    return queries, *judged
+
+
+def _read_plain(relevant, kind):
+    """Read a y of plain items, lists or dicts without a loop over them, else None."""
+    if _all_plain(relevant, kind):
+        return 1, relevant, np.ones(len(relevant))
+    types = set(map(type, relevant))
+    if types not in ({list}, {dict}) or not all(relevant):
+        return None
+    documents = list(chain.from_iterable(relevant))
+    if not _all_plain(documents, kind):
+        return None
+    n_documents = list(map(len, relevant))
+    if types == {list}:
+        return n_documents, documents, np.ones(len(documents))
+    grades = list(chain.from_iterable(map(dict.values, relevant)))
+    if not set(map(type, grades)) <= {int, float}:
+        return None
+    grades = np.array(grades, dtype=np.float64)
+    if not np.isfinite(grades).all():
+        return None
+    # of a row the most relevant first, ties in insertion order
+    order = np.lexsort((-grades, np.repeat(np.arange(len(relevant)), n_documents)))
+    return n_documents, [documents[i] for i in order.tolist()], grades[order]
 
 
 def _read_table(rows, y, kind, suffix):
-    """Return judged rows and the number of explicit negatives of a table."""
+    """Return the same of a table, and the number of its explicit negatives."""
     width = len(rows[0])
-    cells = [
-        [check_item(cell, f"X{suffix}[{i}][{j}]", kind) for j, cell in enumerate(row)]
-        for i, row in enumerate(rows)
-    ]
+    cells = [check_items(row, f"X{suffix}[{i}]", kind) for i, row in enumerate(rows)]
+    queries = [row[0] for row in cells]
+    documents = [document for row in cells for document in row[1:]]
     if y is None:
-        judged = [
-            (row[0], [(row[1], 1.0), *((negative, 0.0) for negative in row[2:])])
-            for row in cells
-        ]
-        return judged, width - 2
+        grades = np.tile([1.0] + [0.0] * (width - 2), len(cells))
+        return (queries, width - 1, documents, grades), width - 2
     if width != 2:
         raise ValueError(
             f"y{suffix} was passed with a table of {width} columns; labels go with "
@@ -333,11 +376,8 @@ def _read_table(rows, y, kind, suffix):
         raise ValueError(
             f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
         )
-    labels = [_check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
-    judged = [
-        (row[0], [(row[1], label)]) for row, label in zip(cells, labels, strict=True)
-    ]
-    return judged, 0
+    grades = [_check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
+    return (queries, 1, documents, np.asarray(grades)), 0
 
 
 def _warn_empty(queries, documents):
@@ -411,8 +451,7 @@ def _check_labels(y, name):
             )
         if isinstance(label, numbers.Real) and not np.isfinite(label):
             raise ValueError(f"{name} contains NaN or infinity: {name}[{i}] is {label}")
-    number = _Numbering()  # 1 and "1" are two classes
-    return np.asarray([number[label] for label in labels])
+    return _Numbering().of(labels)  # 1 and "1" are two classes
 
 
 def _paired_vectors(X, y, corpus, suffix):

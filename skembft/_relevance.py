@@ -19,21 +19,26 @@ class JudgedRelevance:
     @classmethod
     def from_triples(cls, queries, documents, grades, shape):
         """Merge repeated judgements of a pair into the highest grade."""
-        queries, documents = np.asarray(queries), np.asarray(documents)
-        grades = np.asarray(grades, dtype=np.float64)
-        keys = queries.astype(np.int64) * shape[1] + documents
-        order = np.lexsort((-grades, keys))
-        keys, first = np.unique(keys[order], return_index=True)
-        grades = grades[order][first]
-        rows, columns = np.divmod(keys, shape[1])
+        keys = np.asarray(queries) * shape[1] + documents
+        order = np.argsort(keys, kind="stable")  # fast, as rows are in order
+        keys, grades = keys[order], np.asarray(grades, dtype=np.float64)[order]
+        first = np.flatnonzero(np.diff(keys, prepend=-1))
+        if len(first) < len(keys):
+            keys, grades = keys[first], np.maximum.reduceat(grades, first)
         positive = grades > 0
 
         def matrix(mask, values):
-            return sparse.csr_array(
-                (values[mask], (rows[mask], columns[mask])), shape=shape
-            )
+            kept, first_keys = keys[mask], np.arange(shape[0] + 1) * shape[1]
+            starts = np.searchsorted(kept, first_keys)
+            columns = kept - np.repeat(first_keys[:-1], np.diff(starts))
+            return sparse.csr_array((values[mask], columns, starts), shape=shape)
 
         return cls(matrix(positive, grades), matrix(~positive, np.ones_like(grades)))
+
+    @property
+    def n_judged(self):
+        """Number of pairs of a query and a document that are judged."""
+        return self.positive.nnz + self.negative.nnz
 
     @property
     def n_relevant(self):
@@ -58,11 +63,11 @@ class JudgedRelevance:
 
     def ideal(self, k):
         """The k highest grades of every query, best first, padded with 0."""
+        queries, _ = self.positive_coordinates()
+        grades = self.positive.data[np.lexsort((-self.positive.data, queries))]
+        rank = np.arange(len(grades)) - self.positive.indptr[queries]
         out = np.zeros((self.positive.shape[0], k))
-        indptr, data = self.positive.indptr, self.positive.data
-        for i in range(len(out)):
-            best = np.sort(data[indptr[i] : indptr[i + 1]])[::-1][:k]
-            out[i, : len(best)] = best
+        out[queries[rank < k], rank[rank < k]] = grades[rank < k]
         return out
 
     def known_positives(self, queries, column_of):

@@ -265,6 +265,83 @@ def test_pruning_is_exact_in_large_rankings():
             assert entry[metric] == pytest.approx(scorer(alone, *held_out), abs=1e-9)
 
 
+def ndcg(scores, grades, k):
+    """Of float64 scores; ties rank by column."""
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found = np.take_along_axis(grades, order, axis=1) @ discount
+    best = -np.sort(-grades, axis=1)[:, :k] @ discount
+    return (found / best).mean()
+
+
+@pytest.mark.parametrize("metric", ["ndcg@4", "ndcg@30"])
+@pytest.mark.parametrize("at_a_time", [None, (3, 2**20, 0), (256, 100, 0.3)])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_gamma_ranks_as_the_paper_says(method, at_a_time, metric, monkeypatch):
+    """With grades, with documents that do not move, and with copies, which tie."""
+    if at_a_time:
+        for name, value in zip(("_QUERIES", "_BLOCK", "_WAY"), at_a_time, strict=True):
+            monkeypatch.setattr(nudge_module, name, value)
+    rng = np.random.RandomState(0)
+    D = unit(rng.normal(size=(30, 6)))
+    away = rng.normal(size=(30, 6))
+    D[10:15], D[28:] = D[:5], D[26:28]  # copies that move alike, and that do not move
+    grades = np.zeros((70, 30))
+    for row in grades:
+        documents = np.append(rng.choice(10, 2, False), rng.choice(range(15, 24), 2))
+        row[documents] = rng.randint(1, 4, size=4)
+    grades[:, 10:15] = grades[:, :5]
+    Q = unit(grades @ (0.4 * D + away) + rng.normal(size=(70, 6)))
+    relevant = [
+        {int(j): row[j] for j in np.argsort(-row)[: np.count_nonzero(row)]}
+        for row in grades
+    ]
+    encoder = PrecomputedEncoder((range(100, 170), Q), (range(30), D))
+    finetuner = CorpusFinetuner(encoder, method=method, scoring=metric).fit(
+        range(100, 150), relevant[:50], corpus=range(30),
+        X_val=range(150, 170), y_val=relevant[50:],
+    )  # fmt: skip
+    pool = [*dict.fromkeys(itertools.chain(*relevant[50:], range(30)))]
+    formula = nudge_n if method == "nudge_n" else nudge_m
+    G = (grades[:50] > 0).T.astype(float) @ Q[:50]
+    for entry in finetuner.history_:
+        moved = (formula(D, G, entry["gamma"]) if entry["gamma"] else D)[pool]
+        scores = (Q[50:, None] * moved).sum(axis=2)
+        expected = ndcg(scores, grades[50:, pool], int(metric.partition("@")[2]))
+        assert entry[metric] == pytest.approx(expected, abs=1e-9)
+    assert 0 < len(finetuner.moved_documents_) < 26  # others are opposite, or unknown
+
+
+@quiet
+@pytest.mark.parametrize("method", METHODS)
+def test_a_copy_that_does_not_move_ties_in_the_order_of_the_pool(method):
+    vectors = {"q": [1, 0, 0], "t": [0, 0, 1], "a": [0.6, 0.8, 0], "b": [0.6, 0.8, 0]}
+    for first, second in ("ab", "ba"):
+        finetuner = CorpusFinetuner(
+            PrecomputedEncoder(vectors), method=method, scoring="hit_rate@1"
+        ).fit(["t"], ["b"], X_val=["q"], y_val=[first], corpus_val=[second])
+        assert finetuner.base_score_ == 1.0
+
+
+def test_a_document_that_is_best_halfway_only(monkeypatch):
+    """It turns toward a query, and on past it, between gammas tried together."""
+    monkeypatch.setattr(nudge_module, "_WAY", 10)
+    angle = np.deg2rad(20)
+    vectors = {
+        "train": [0, 1, 0],
+        "val": [np.cos(angle), np.sin(angle), 0],
+        "turns": [1, 0, 0],
+        "stays": [0.97 * np.cos(angle), 0.97 * np.sin(angle), 0.243],
+    }
+    finetuner = CorpusFinetuner(PrecomputedEncoder(vectors), scoring="hit_rate@1").fit(
+        ["train"], ["turns"], X_val=["val"], y_val=["turns"], corpus_val=["stays"]
+    )
+    hits = [entry["hit_rate@1"] for entry in finetuner.history_]
+    turned = np.arccos(1 - np.arange(25) / 100)
+    expected = np.cos(turned - angle) > 0.97
+    assert hits == expected.tolist() and not expected[0] and not expected[-1]
+
+
 def test_history_and_fitted_attributes(toy):
     finetuner = CorpusFinetuner(toy.encoder, random_state=0)
     before = finetuner.get_params()

@@ -36,11 +36,12 @@ def main():
     val = {"q_embs": val, "q_ans_indx": request["val"]}
     with redirect_stdout(sys.stderr):  # it prints its progress
         fit = nudge.finetune_embeddings
-        choosing, moved = timed(lambda: fit(documents, train, val))
+        fit(documents, train, val, gamma=0.1)  # the first call is slower
+        chosen, moved = timed(lambda: fit(documents, train, val))
         gamma = float(nudge.gamma)
         given, _ = timed(lambda: fit(documents, train, val, gamma=gamma))
     np.save(request["moved"], moved)
-    found = {"choosing γ": choosing, "γ given": given, "gamma": gamma}
+    found = {"γ chosen": chosen, "γ given": given, "gamma": gamma}
     print(json.dumps({**found, "versions": versions(["nudge-ft", "torch", "numpy"])}))
 
 
