@@ -13,7 +13,8 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint format bench-adapters bench-defaults clean
+.PHONY: help demo test test-slow lint format bench-adapters bench-defaults \
+	bench-finetune clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -26,6 +27,8 @@ help:
 	@echo "                data sets, see examples/benchmarks/README.md"
 	@echo "make bench-defaults SKEMBFT_DATA=DIR"
 	@echo "                where the defaults come from, about an hour"
+	@echo "make bench-finetune SKEMBFT_DATA=DIR"
+	@echo "                full fine-tuning against the bare trainer, about an hour"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -76,6 +79,10 @@ bench-adapters: $(VENV)/.test $(PEERS)/.done
 bench-defaults: $(VENV)/.test
 	$(PY) $(BENCH)/adapter_defaults.py
 	$(PY) $(BENCH)/stacking.py
+
+bench-finetune: $(VENV)/.test
+	$(PY) $(BENCH)/bench_finetune.py
+	$(PY) $(BENCH)/finetune_quality.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,4 +1,4 @@
-"""What the benchmarks share: arguments, data, timing, counting, peers, tables."""
+"""What the benchmarks share: arguments, data, training, timing, peers, tables."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -84,6 +85,59 @@ def distinct_texts(data):
     return list(dict.fromkeys([*data.queries, *data.corpus]))
 
 
+# ---- training
+
+
+def bare_trainer(
+    model,
+    queries,
+    documents,
+    *,
+    batch_size=10,
+    epochs=2,
+    learning_rate=2e-5,
+    seed=0,
+    batch_sampler="batch_sampler",
+):
+    """Train `model` by Sentence Transformers alone, as `EmbeddingFinetuner` does.
+
+    The arguments have its defaults, and so have weight decay and warm-up here. The
+    model must end in a Normalize module, as it would after `EmbeddingFinetuner`.
+    """
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer import losses
+    from transformers import PrinterCallback
+
+    steps = -(-len(queries) // batch_size) * epochs
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SentenceTransformerTrainer(
+            model=model,
+            args=SentenceTransformerTrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=batch_size,
+                num_train_epochs=epochs,
+                learning_rate=learning_rate,
+                weight_decay=0.01,
+                warmup_steps=int(steps * 0.1),
+                seed=seed,
+                batch_sampler=batch_sampler,
+                use_cpu=model.device.type == "cpu",
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_dict({"anchor": queries, "positive": documents}),
+            loss=losses.MultipleNegativesRankingLoss(model),
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+    return model.eval()
+
+
 # ---- measuring
 
 
@@ -133,10 +187,9 @@ def counted_rows():
 
 def has_bf16():
     """Whether this CPU computes bfloat16 natively, as ``precision="auto"`` asks."""
-    import torch
+    from skembft import _models
 
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
+    return _models.has_bf16("cpu")
 
 
 def precisions():
@@ -175,8 +228,17 @@ def versions(names=PACKAGES):
 # ---- telling
 
 
+def tell(row):
+    """Print a row in one line, as soon as it is there."""
+    cells = [f"{name} {_text(value)}".strip() for name, value in row.items()]
+    print(", ".join(cells), flush=True)
+
+
 def report(args, title, rows, **facts):
-    """Print a Markdown table of `rows` (dicts) with the facts needed to read it."""
+    """Print a Markdown table of `rows` (dicts) with the facts needed to read it.
+
+    The file of ``--json`` gets a list of all tables so far.
+    """
     facts = {
         **facts,
         "versions": versions(),
@@ -194,10 +256,11 @@ def report(args, title, rows, **facts):
     for name, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
-        print(f"{name}: {value}")
+        print(f"{name}: {value}", flush=True)
     if args.json:
         content = {"title": title, "rows": rows, **facts}
-        Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+        args.tables = [*getattr(args, "tables", []), content]
+        Path(args.json).write_text(json.dumps(args.tables, indent=2) + "\n")
 
 
 def _text(value):
