@@ -74,7 +74,7 @@ def largest_difference(model, other):
 
 
 def fit_in_turn(finetuners, queries, documents, repeats):
-    """Return {name: [seconds]} of the fits, after one of all that is not timed."""
+    """Return {name: [seconds]} of the fits, after a short one that is not timed."""
     functions = {
         name: partial(finetuner.fit, queries, documents)
         for name, finetuner in finetuners.items()
@@ -224,11 +224,12 @@ def memory_of_a_step(args):
         print(f"memory is skipped: {STATUS} is there on Linux only.")
         return
     repeats = min(args.repeats, 3)
-    rows = []
-    for malloc, environment, rounds in (
-        ("its defaults", {}, repeats),
+    ways = [
         ("returns what is free", RETURN_FREE_MEMORY, 1),  # hardly varies
-    ):
+        ("its defaults", {}, repeats),
+    ]
+    rows = []
+    for malloc, environment, rounds in ways[:1] if args.quick else ways:
         steps = {
             loss: [run_step(loss, environment) for _ in range(rounds)]
             for loss in PAIRS_OF_STEP
