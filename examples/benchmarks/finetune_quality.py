@@ -151,7 +151,8 @@ def main():
     parser = make_parser(__doc__)
     parts = {"ten-k": ten_k, "docstrings": docstrings}
     parser.add_argument("--part", choices=parts, help="only this part")
-    parser.add_argument("--methods", nargs="+", help="only these rows")
+    methods = ["untouched", "bare trainer", "defaults", "recommended", *LOSSES]
+    parser.add_argument("--methods", nargs="+", choices=methods, help="only these")
     parser.add_argument("--seeds", type=int, default=1, help="fits of every row")
     args = start(parser)
     for name, part in parts.items():
