@@ -14,11 +14,11 @@ from torch import nn
 from skembft._forward import replaced_forward
 from skembft._losses import check_argument_names
 
-# LoRA's arguments where the user says nothing; all others are peft's own
 _NOT_LOW_RANK = {
     *("task_type", "inference_mode"),
     *("modules_to_save", "trainable_token_indices"),  # copies of whole modules
 }
+# LoRA's arguments where the user says nothing; all others are peft's own
 LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
@@ -45,7 +45,7 @@ class LayerStack:
                 f"{purpose} needs one stack of layers, and this model routes queries "
                 "and documents through modules of their own."
             )
-        transformer = getattr(model, "transformers_model", None)
+        transformer = _transformer(model)
         count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
         for path, module in model.named_modules():
             if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -134,8 +134,8 @@ def lora_config(params):
         raise InvalidParameterError(
             f"trainable_params: 'merge' must be True or False, got {merge!r}."
         )
-    valid = [n for n in inspect.signature(LoraConfig).parameters if n != "task_type"]
-    valid = [name for name in valid if name not in _NOT_LOW_RANK]
+    names = inspect.signature(LoraConfig).parameters
+    valid = [name for name in names if name not in _NOT_LOW_RANK]
     check_argument_names(settings, valid, "trainable_params of trainable='lora'")
     if settings.get("use_dora") and not merge:
         raise InvalidParameterError(
