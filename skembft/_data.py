@@ -84,6 +84,18 @@ class RetrievalData:
             pool=np.setdiff1d(self.pool, np.setdiff1d(dropped, self.corpus)),
         )
 
+    def own_documents(self):
+        """Index of the document that is the query itself, or -1, for every query."""
+        if isinstance(self.relevance, LabelRelevance):
+            return self.relevance.self_index
+        if isinstance(self.queries, np.ndarray):
+            raise ValueError(
+                "exclude_self compares texts or ids, and these are vectors: leave it "
+                "out."
+            )
+        place = {document: i for i, document in enumerate(self.documents)}
+        return np.array([place.get(query, -1) for query in self.queries])
+
     def query_weights(self, sample_weight):
         """Mean weight of the rows of every query."""
         if sample_weight is None:

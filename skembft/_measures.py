@@ -82,7 +82,7 @@ def check_metrics(metrics):
     return {name: parse_metric(name) for name in names}
 
 
-def per_query(metrics, grades, ideal, n_relevant):
+def query_values(metrics, grades, ideal, n_relevant):
     """Values of every metric for every query.
 
     Parameters

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skembft._measures import per_query
+from skembft._measures import query_values
 from skembft._ranking import top_k
 from skembft._utils import unit_rows
 
@@ -132,7 +132,7 @@ def score_gammas(moves, gammas, queries, documents, relevance, metrics):
     for at in blocks:
         block.fill(queries[kept[at]], best[at], best_scores[at])
         grades = block.ranked_grades(gammas, relevance, kept[at])
-        values = per_query(
+        values = query_values(
             metrics,
             grades.reshape(-1, depth),
             np.tile(ideal[at], (len(gammas), 1)),

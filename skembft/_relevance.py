@@ -70,6 +70,12 @@ class JudgedRelevance:
         out[queries[rank < k], rank[rank < k]] = grades[rank < k]
         return out
 
+    def best(self, query):
+        """The relevant documents of one query, highest grade first."""
+        start, stop = self.positive.indptr[query : query + 2]
+        order = np.argsort(-self.positive.data[start:stop], kind="stable")
+        return self.positive.indices[start:stop][order]
+
     def known_positives(self, queries, column_of):
         """Coordinates (row, column) of known positives among a set of columns.
 
@@ -155,6 +161,11 @@ class LabelRelevance:
 
     def ideal(self, k):
         return (np.arange(k) < self.n_relevant[:, None]).astype(np.float64)
+
+    def best(self, query):
+        row = self.self_index[query]
+        same = np.flatnonzero(self.labels == self.labels[row])
+        return same[same != row]
 
     def known_positives(self, queries, column_of):
         documents = np.flatnonzero(column_of >= 0)

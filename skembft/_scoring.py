@@ -1,18 +1,46 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._inputs import check_retrieval_data, check_vector_data
-from skembft._measures import per_query
+from skembft._measures import query_values
 from skembft._ranking import top_k
 from skembft._utils import check_same_width
 
 
-def score_vectors(
-    queries, documents, relevance, metrics, *, similarity="cosine", weights=None
+@dataclass(frozen=True)
+class Ranking:
+    """What is retrieved for queries, and the metrics of every one.
+
+    Attributes
+    ----------
+    queries : ndarray of shape (n,)
+        Indices of the queries that have a relevant document (and a weight above 0).
+    indices : ndarray of shape (n, depth)
+        The documents that each retrieves, best first; -1 where nothing is left.
+    values : dict of {name: ndarray of shape (n,)}
+    """
+
+    queries: np.ndarray
+    indices: np.ndarray
+    values: dict
+
+
+def rank(
+    queries,
+    documents,
+    relevance,
+    metrics,
+    *,
+    similarity="cosine",
+    weights=None,
+    exclude=None,
+    depth=0,
 ):
-    """Mean metrics over the queries that have a relevant document.
+    """Rank documents for the queries that have a relevant one.
 
     Parameters
     ----------
@@ -21,10 +49,14 @@ def score_vectors(
     metrics : dict of {name: (function, k)}
     similarity : {"cosine", "dot"}
     weights : ndarray of shape (n_queries,) or None
+    exclude : ndarray of shape (n_queries,) or None
+        Index of a document that each query must not retrieve, -1 for none.
+    depth : int
+        Documents to retrieve at least; the metrics may ask for more.
 
     Returns
     -------
-    dict of {name: float}
+    Ranking
     """
     check_same_width(queries, documents)
     kept = np.flatnonzero(relevance.n_relevant > 0)
@@ -35,8 +67,9 @@ def score_vectors(
             "No query has a relevant document (and a weight above 0): there is nothing "
             "to score. Check the grades or labels in y."
         )
-    depth = min(max(k for _, k in metrics.values()), len(documents))
-    exclude = relevance.self_index
+    depth = min(max(depth, *(k for _, k in metrics.values())), len(documents))
+    if exclude is None:
+        exclude = relevance.self_index
     indices, _ = top_k(
         queries[kept],
         documents,
@@ -44,16 +77,28 @@ def score_vectors(
         similarity=similarity,
         exclude=None if exclude is None else exclude[kept],
     )
-    values = per_query(
+    values = query_values(
         metrics,
         relevance.grades(kept, indices),
         relevance.ideal(depth)[kept],
         relevance.n_relevant[kept],
     )
-    weights = None if weights is None else weights[kept]
+    return Ranking(kept, indices, values)
+
+
+def score_vectors(queries, documents, relevance, metrics, *, weights=None, **ranking):
+    """Mean metrics over the queries that have a relevant document; see `rank`.
+
+    Returns
+    -------
+    dict of {name: float}
+    """
+    ranked = rank(queries, documents, relevance, metrics, weights=weights, **ranking)
+    if weights is not None:
+        weights = weights[ranked.queries]
     return {
         name: float(np.average(value, weights=weights))
-        for name, value in values.items()
+        for name, value in ranked.values.items()
     }
 
 
@@ -73,8 +118,15 @@ def read_data(estimator, X, y, corpus=None, name=None, suffix=""):
     )
 
 
-def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
-    """Encode, rank once and return {name: value} for a fitted estimator."""
+def encode_data(estimator, X, y, corpus=None):
+    """Read data and encode them with a fitted estimator.
+
+    Returns
+    -------
+    data : RetrievalData
+    queries, documents : ndarray of shape (n, d)
+    similarity : {"cosine", "dot"}
+    """
     if hasattr(estimator, "_read"):  # a finetuner, which checks vectors itself
         check_is_fitted(estimator)
         data = estimator._read(X, y, corpus)
@@ -82,11 +134,48 @@ def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None
     else:
         data = read_data(estimator, X, y, corpus)
         queries = np.asarray(estimator.transform(data.queries))
-    return score_vectors(
+    documents = np.asarray(estimator.transform_documents(data.documents))
+    return data, queries, documents, getattr(estimator, "_similarity", "cosine")
+
+
+def unwrap(estimator, X):
+    """Follow fitted searches and pipelines down to what makes the vectors."""
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "steps"):
+            for _, step in estimator.steps[:-1]:
+                if step is not None and step != "passthrough":
+                    X = step.transform(X)
+            estimator = estimator.steps[-1][1]
+        else:
+            return estimator, X
+
+
+def rank_estimator(
+    estimator, X, y, metrics, *, corpus=None, exclude_self=False, depth=0
+):
+    """Encode and rank once; return the data and their `Ranking`."""
+    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    return data, rank(
         queries,
-        np.asarray(estimator.transform_documents(data.documents)),
+        documents,
         data.relevance,
         metrics,
-        similarity=getattr(estimator, "_similarity", "cosine"),
+        similarity=similarity,
+        exclude=data.own_documents() if exclude_self else None,
+        depth=depth,
+    )
+
+
+def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
+    """Encode, rank once and return {name: value} for a fitted estimator."""
+    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    return score_vectors(
+        queries,
+        documents,
+        data.relevance,
+        metrics,
+        similarity=similarity,
         weights=data.query_weights(sample_weight),
     )

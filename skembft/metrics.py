@@ -10,15 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from skembft._measures import check_metrics, per_query
-from skembft._scoring import score_estimator
+from skembft._measures import check_metrics, query_values
+from skembft._scoring import rank_estimator, unwrap
 from skembft._utils import shorten
 
 __all__ = ["RetrievalScorer", "evaluate"]
 
 
-def evaluate(qrels, run, metrics="ndcg@10"):
-    """Compute mean metrics of a run as trec_eval does with ``-c``.
+def evaluate(qrels, run, metrics="ndcg@10", *, per_query=False, exclude_self=False):
+    """Compute metrics of a run as trec_eval does with ``-c``.
 
     Scores are compared as float32, ties are broken by document id, descending, and
     every query of `qrels` counts: one without results or relevant documents counts 0.
@@ -30,11 +30,18 @@ def evaluate(qrels, run, metrics="ndcg@10"):
     run : dict of {query: {document: score}}
         Scores of retrieved documents. Queries that `qrels` lacks are ignored.
     metrics : str or list of str, default="ndcg@10"
+    per_query : bool, default=False
+        Return the values of every query instead of their means.
+    exclude_self : bool, default=False
+        Leave out of a query's results the document with the id of the query, as BEIR
+        does where queries are documents themselves (ArguAna). Judgements stay as they
+        are.
 
     Returns
     -------
     dict of {str: float}
-        Keys are the names as given.
+        Keys are the names of the metrics as given. With `per_query` a dict of
+        {query: {name: float}}, in the order of `qrels`.
 
     Raises
     ------
@@ -52,6 +59,8 @@ def evaluate(qrels, run, metrics="ndcg@10"):
     >>> run = {"q1": {"d1": 0.9, "d2": 0.8}, "q2": {"d1": 0.7, "d3": 0.6}}
     >>> evaluate(qrels, run, ["mrr@10", "R@1"])
     {'mrr@10': 0.75, 'R@1': 0.25}
+    >>> evaluate(qrels, run, "mrr@10", per_query=True)
+    {'q1': {'mrr@10': 1.0}, 'q2': {'mrr@10': 0.5}}
     """
     parsed = check_metrics(metrics)
     for name, mapping in (("qrels", qrels), ("run", run)):
@@ -70,12 +79,19 @@ def evaluate(qrels, run, metrics="ndcg@10"):
     grades, ideal, n_relevant = np.zeros(shape), np.zeros(shape), np.zeros(len(qrels))
     for i, (query, judged) in enumerate(qrels.items()):
         _check_numbers(judged, f"qrels[{query!r}]")
-        ranked = _ranked_documents(run.get(query, {}), query)[:depth]
+        ranked = _ranked_documents(run.get(query, {}), query)
+        if exclude_self:
+            ranked = [document for document in ranked if document != query]
+        ranked = ranked[:depth]
         grades[i, : len(ranked)] = [max(judged.get(d, 0), 0) for d in ranked]
         positive = sorted((g for g in judged.values() if g > 0), reverse=True)
         ideal[i, : len(positive[:depth])] = positive[:depth]
         n_relevant[i] = len(positive)
-    values = per_query(parsed, grades, ideal, n_relevant)
+    values = query_values(parsed, grades, ideal, n_relevant)
+    if per_query:
+        rows = zip(*(value.tolist() for value in values.values()), strict=True)
+        rows = (dict(zip(values, row, strict=True)) for row in rows)
+        return dict(zip(qrels, rows, strict=True))
     return {name: float(value.mean()) for name, value in values.items()}
 
 
@@ -119,6 +135,10 @@ class RetrievalScorer:
         Documents to retrieve from besides those of ``y``. Without it the pool is what
         the test fold happens to hold, and scores of different folds, test sizes and
         searches are not comparable.
+    exclude_self : bool, default=False
+        Let no query retrieve the document that is the same text or id: for data whose
+        queries are documents of the corpus (BEIR's rule, as for ArguAna). Judgements
+        stay as they are. Vectors with class labels never retrieve themselves.
 
     Examples
     --------
@@ -132,10 +152,11 @@ class RetrievalScorer:
     {'R@1': 0.0, 'R@2': 1.0}
     """
 
-    def __init__(self, metrics="ndcg@10", *, corpus=None):
+    def __init__(self, metrics="ndcg@10", *, corpus=None, exclude_self=False):
         check_metrics(metrics)
         self.metrics = metrics
         self.corpus = corpus
+        self.exclude_self = exclude_self
 
     def __call__(self, estimator, X, y=None):
         """Return the metric(s) of a fitted estimator on queries and their documents.
@@ -151,11 +172,41 @@ class RetrievalScorer:
         -------
         float or dict of {str: float}
         """
-        estimator, X = _unwrap(estimator, X)
-        values = score_estimator(
-            estimator, X, y, check_metrics(self.metrics), corpus=self.corpus
-        )
+        _, ranking = self._rank(estimator, X, y)
+        means = {name: float(v.mean()) for name, v in ranking.values.items()}
+        return means[self.metrics] if isinstance(self.metrics, str) else means
+
+    def per_query(self, estimator, X, y=None):
+        """Return the metric(s) of every distinct query.
+
+        Parameters
+        ----------
+        estimator, X, y
+            As in a call.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), or dict of {str: ndarray}
+            In order of the queries' first appearance in X; NaN for those without a
+            relevant document, which a score leaves out.
+        """
+        data, ranking = self._rank(estimator, X, y)
+        values = {}
+        for name, found in ranking.values.items():
+            values[name] = np.full(data.n_queries, np.nan)
+            values[name][ranking.queries] = found
         return values[self.metrics] if isinstance(self.metrics, str) else values
+
+    def _rank(self, estimator, X, y):
+        estimator, X = unwrap(estimator, X)
+        return rank_estimator(
+            estimator,
+            X,
+            y,
+            check_metrics(self.metrics),
+            corpus=self.corpus,
+            exclude_self=self.exclude_self,
+        )
 
     @property
     def __name__(self):  # asked for by scikit-learn's displays
@@ -166,18 +217,5 @@ class RetrievalScorer:
         if self.corpus is not None:
             size = len(self.corpus) if hasattr(self.corpus, "__len__") else "?"
             corpus = f", corpus=<{size} documents>"
-        return f"{type(self).__name__}({self.metrics!r}{corpus})"
-
-
-def _unwrap(estimator, X):
-    """Follow fitted searches and pipelines down to what makes the vectors."""
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif hasattr(estimator, "steps"):
-            for _, step in estimator.steps[:-1]:
-                if step is not None and step != "passthrough":
-                    X = step.transform(X)
-            estimator = estimator.steps[-1][1]
-        else:
-            return estimator, X
+        exclude = ", exclude_self=True" if self.exclude_self else ""
+        return f"{type(self).__name__}({self.metrics!r}{corpus}{exclude})"

@@ -1,8 +1,11 @@
 import pickle
 
+import ir_measures
 import numpy as np
 import pytest
 import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn import config_context
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
@@ -96,6 +99,36 @@ def test_evaluate_equals_trec_eval(seed):
         np.testing.assert_allclose(
             list(found.values()), list(expected.values()), rtol=0, atol=1e-9
         )
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(st.integers(0, 2**31 - 1))
+def test_evaluate_equals_pytrec_eval_and_ir_measures(seed):
+    """On 1,000 random graded runs, per query; ties are broken before."""
+    qrels, run = random_run(np.random.RandomState(seed))
+    # ir_measures breaks ties in its own way where it does not ask trec_eval
+    run = {
+        q: {d: float(-i) for i, d in enumerate(trec_order(scores))}
+        for q, scores in run.items()
+    }
+    names = [f"{name}@{k}" for name in IR_MEASURES for k in (1, 5, 100)]
+    found = evaluate(qrels, run, names, per_query=True)
+    theirs = {ir_measures.parse_measure(name): name for name in names}
+    expected = {q: dict.fromkeys(names, 0.0) for q in qrels}
+    for metric in ir_measures.iter_calc(list(theirs), qrels, run):
+        if metric.query_id in qrels:
+            expected[metric.query_id][theirs[metric.measure]] = metric.value
+    assert list(found) == list(qrels)
+    for query, values in found.items():
+        assert values == pytest.approx(expected[query], abs=1e-9), query
+    means = evaluate(qrels, run, names)
+    assert means == pytest.approx(
+        {n: np.mean([v[n] for v in found.values()]) for n in names}, abs=1e-12
+    )
+    trec = pytrec_eval.RelevanceEvaluator(qrels, {"ndcg_cut.5", "map_cut.100"})
+    for query, values in trec.evaluate(run).items():
+        assert found[query]["nDCG@5"] == pytest.approx(values["ndcg_cut_5"], abs=1e-9)
+        assert found[query]["AP@100"] == pytest.approx(values["map_cut_100"], abs=1e-9)
 
 
 def test_random_runs_hold_the_hard_cases():
@@ -232,6 +265,16 @@ def test_qrels_and_run_of_a_wrong_type():
         evaluate({"q": ["a"]}, {})
     with pytest.raises(TypeError, match="run must be a dict of dicts"):
         evaluate({"q": {"a": 1}}, [("q", {"a": 1.0})])
+
+
+def test_evaluate_without_the_query_itself():
+    """BEIR drops the document with the id of the query from the results alone."""
+    qrels = {"a": {"b": 1, "a": 1}, "b": {"a": 1}}
+    run = {"a": {"a": 3.0, "b": 2.0, "c": 1.0}, "b": {"c": 2.0, "a": 1.0}}
+    dropped = {q: {d: s for d, s in run[q].items() if d != q} for q in run}
+    found = evaluate(qrels, run, ["R@1", "nDCG@3"], exclude_self=True)
+    assert found == evaluate(qrels, dropped, ["R@1", "nDCG@3"])
+    assert found != evaluate(qrels, run, ["R@1", "nDCG@3"])
 
 
 # RetrievalScorer against a brute force in plain numpy
@@ -372,6 +415,118 @@ def test_equal_documents_are_ranked_in_pool_order(dim, n):
             places = row[which[row] == value]
             first = np.flatnonzero(which == value)[: len(places)]
             np.testing.assert_array_equal(places, first)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_per_query_values(seed):
+    encoder, queries, relevant, corpus = precomputed_problem(seed)
+    queries = [*queries, queries[1]]  # a query counts once
+    relevant = [*relevant, relevant[1]]
+    scorer = RetrievalScorer(ALL, corpus=corpus)
+    values = scorer.per_query(encoder, queries, relevant)
+    means = scorer(encoder, queries, relevant)
+    for name in ALL:
+        assert values[name].shape == (len(queries) - 1,)
+        assert np.isnan(values[name][0])  # nothing is relevant to it
+        assert np.nanmean(values[name]) == pytest.approx(means[name], abs=1e-12)
+    for i in (1, 5):
+        if max(relevant[i].values()) > 0:
+            alone = RetrievalScorer(ALL, corpus=corpus)
+            pool = dict.fromkeys(d for graded in relevant for d in graded)
+            alone.corpus = [*pool, *corpus]
+            found = alone(encoder, [queries[i]], [relevant[i]])
+            assert found["recall@1000"] == values["recall@1000"][i] == 1
+    single = RetrievalScorer("mrr@10", corpus=corpus)
+    np.testing.assert_array_equal(
+        single.per_query(encoder, queries, relevant), values["mrr@10"]
+    )
+
+
+def test_queries_that_are_documents_do_not_find_themselves():
+    """ArguAna's rule: as evaluate has it on the ids."""
+    rng = np.random.RandomState(0)
+    index = PrecomputedEncoder(
+        {f"d{i}": v for i, v in enumerate(rng.normal(size=(30, 4)))}
+    )
+    names = list(index.queries)
+    queries = names[:10]
+    relevant = [{d: 1 for d in rng.choice(names, 3, replace=False)} for _ in queries]
+    relevant[0] = {queries[0]: 1, names[20]: 1}  # judged relevant to itself
+    vectors = index.transform(names)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    run = {
+        query: dict(zip(names, (vectors[i] @ vectors.T).tolist(), strict=True))
+        for i, query in enumerate(queries)
+    }
+    qrels = dict(zip(queries, relevant, strict=True))
+    for exclude in (False, True):
+        scorer = RetrievalScorer(ALL, corpus=names, exclude_self=exclude)
+        expected = evaluate(qrels, run, ALL, exclude_self=exclude)
+        assert_same(scorer(index, queries, relevant), expected)
+    assert "exclude_self=True" in repr(scorer)
+    assert scorer(index, queries, relevant) != RetrievalScorer(ALL, corpus=names)(
+        index, queries, relevant
+    )
+
+
+def test_exclude_self_needs_names():
+    vectors = np.random.RandomState(0).normal(size=(12, 3))
+    adapter = AdapterFinetuner(None, epochs=1, validation_fraction=None)
+    labels = [0, 1] * 6
+    adapter.fit(vectors, labels)  # rows with labels never retrieve themselves
+    plain, without = (
+        RetrievalScorer("ndcg@10", exclude_self=exclude)(adapter, vectors, labels)
+        for exclude in (False, True)
+    )
+    assert plain == without
+    adapter.fit(vectors, vectors[::-1])
+    with pytest.raises(ValueError, match="exclude_self compares texts or ids"):
+        RetrievalScorer(exclude_self=True)(adapter, vectors, vectors[::-1])
+
+
+def test_information_retrieval_evaluator(bert_model, pairs):
+    """Sentence Transformers' evaluator agrees on binary judgements without ties."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.evaluation import (
+        InformationRetrievalEvaluator,
+    )
+
+    queries, documents = pairs
+    documents = list(dict.fromkeys(documents))
+    rng = np.random.RandomState(0)
+    relevant = [
+        [documents[j] for j in rng.choice(len(documents), 12, replace=False)]
+        for _ in queries
+    ]
+    ids = {document: f"d{i:03}" for i, document in enumerate(documents)}
+    evaluator = InformationRetrievalEvaluator(
+        {f"q{i}": query for i, query in enumerate(queries)},
+        {ids[document]: document for document in documents},
+        {f"q{i}": {ids[d] for d in row} for i, row in enumerate(relevant)},
+        ndcg_at_k=[10],
+        mrr_at_k=[10],
+        map_at_k=[10, 100],
+        accuracy_at_k=[1, 5],
+        precision_recall_at_k=[5],
+        write_csv=False,
+    )
+    theirs = evaluator(SentenceTransformer(bert_model, device="cpu"))
+    names = ["ndcg@10", "mrr@10", "map@10", "map@100"]
+    names += ["hit_rate@1", "hit_rate@5", "precision@5", "recall@5"]
+    scorer = RetrievalScorer(names, corpus=documents)
+    ours = scorer(SentenceEncoder(bert_model), queries, relevant)
+    as_ours = {"accuracy": "hit_rate"}
+    compared = 0
+    for key, value in theirs.items():
+        stem, _, k = key.removeprefix("cosine_").partition("@")
+        name = f"{as_ours.get(stem, stem)}@{k}"
+        if name == "map@10":
+            # divided by the 10 that fit, where trec_eval divides by the 12 there are
+            value = value * 10 / 12
+        if name in ours:
+            compared += 1
+            assert ours[name] == pytest.approx(value, abs=1e-9), name
+    assert compared == len(names)
 
 
 def test_judged_documents_are_in_the_pool():
