@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -164,6 +165,35 @@ def median_ratio(numerator, denominator):
     """Median of the ratios of seconds measured in pairs."""
     pairs = zip(numerator, denominator, strict=True)
     return statistics.median(a / b for a, b in pairs)
+
+
+class PeakMemory(threading.Thread):
+    """Highest anonymous memory of this process in MB; None where Linux is not."""
+
+    STATUS = Path("/proc/self/status")
+
+    def __init__(self, seconds_between=0.02):
+        super().__init__(daemon=True)
+        self.seconds_between, self.peak = seconds_between, None
+        self.stopped = threading.Event()
+
+    def run(self):
+        while self.STATUS.exists() and not self.stopped.wait(self.seconds_between):
+            self.peak = max(self.peak or 0, self.now())
+
+    def stop(self):
+        self.stopped.set()
+        self.join()
+
+    @classmethod
+    def now(cls):
+        """Anonymous memory of this process at the moment."""
+        if not cls.STATUS.exists():
+            return None
+        for line in cls.STATUS.read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) / 1e3
+        raise OSError(f"{cls.STATUS} has no RssAnon.")
 
 
 @contextmanager

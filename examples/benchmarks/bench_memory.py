@@ -9,14 +9,11 @@ import json
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-from _common import make_parser, report, start, timed
-
-STATUS = Path("/proc/self/status")
+from _common import PeakMemory, make_parser, report, start, timed
 
 
 def write_vectors(folder, n_pairs, dim):
@@ -37,30 +34,6 @@ def write_vectors(folder, n_pairs, dim):
     y.flush()
 
 
-class PeakMemory(threading.Thread):
-    """Highest anonymous memory of this process in MB; None where Linux is not."""
-
-    def __init__(self, seconds_between=0.02):
-        super().__init__(daemon=True)
-        self.seconds_between, self.peak = seconds_between, None
-        self.stopped = threading.Event()
-
-    def run(self):
-        while STATUS.exists() and not self.stopped.wait(self.seconds_between):
-            self.peak = max(self.peak or 0, anonymous_mb())
-
-    def stop(self):
-        self.stopped.set()
-        self.join()
-
-
-def anonymous_mb():
-    for line in STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) / 1e3
-    raise OSError(f"{STATUS} has no RssAnon.")
-
-
 def train(args):
     """What the fresh process does; prints JSON."""
     import torch  # noqa: F401 (its import is not part of the fit)
@@ -75,7 +48,7 @@ def train(args):
         validation_fraction=None,
         random_state=0,
     )
-    before = anonymous_mb() if STATUS.exists() else None
+    before = PeakMemory.now()
     memory = PeakMemory()
     memory.start()
     seconds, _ = timed(lambda: finetuner.fit(X, y))
