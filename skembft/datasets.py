@@ -1,5 +1,6 @@
-"""Load and save retrieval data: queries, the documents relevant to them, a corpus."""
+"""Load, save and describe retrieval data: queries, relevant documents, a corpus."""
 
+import gzip
 import inspect
 import itertools
 import json
@@ -17,7 +18,16 @@ from types import ModuleType
 import numpy as np
 from sklearn.utils import Bunch
 
-__all__ = ["load_beir", "load_docstrings", "load_qa_dataset", "save_qa_dataset"]
+from skembft._describe import describe
+
+__all__ = [
+    "describe",
+    "load_beir",
+    "load_docstrings",
+    "load_qa_dataset",
+    "load_trec_qrels",
+    "save_qa_dataset",
+]
 
 _DOCUMENTED_PACKAGES = ("numpy", "scipy", "sklearn")
 # Test helpers, shims of what moved elsewhere, and modules whose import warns or
@@ -169,6 +179,75 @@ def load_beir(path, split="test", *, return_X_y=False):
         f"{len(documents)} documents.",
         return_X_y,
     )
+
+
+def load_trec_qrels(path):
+    """Load relevance judgements from a file in TREC's format.
+
+    Each line has four columns, separated by spaces or tabs: query id, iteration (which
+    is not read), document id and grade. What :func:`skembft.metrics.evaluate` takes as
+    `qrels`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; it is decompressed if its name ends in ``.gz``.
+
+    Returns
+    -------
+    qrels : dict of {query id: {document id: grade}}
+        Ids are str, grades int, zeros and below included; in the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If a line has other columns or judges a document for the second time, or if
+        there is no judgement. trec_eval refuses these files too. As there, lines that
+        begin with # are skipped.
+
+    References
+    ----------
+    trec_eval, https://github.com/usnistgov/trec_eval
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from skembft.datasets import load_trec_qrels
+    >>> from skembft.metrics import evaluate
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "qrels.txt"
+    ...     _ = path.write_text("q1 0 d1 2\\nq1 0 d2 0\\nq2 0 d2 1\\n")
+    ...     qrels = load_trec_qrels(path)
+    >>> qrels
+    {'q1': {'d1': 2, 'd2': 0}, 'q2': {'d2': 1}}
+    >>> evaluate(qrels, {"q1": {"d1": 0.9}, "q2": {"d1": 0.9, "d2": 0.8}}, "mrr@10")
+    {'mrr@10': 0.75}
+    """
+    path = Path(path)
+    qrels = {}
+    for where, line in _numbered_lines(path):
+        if line.startswith("#"):
+            continue
+        try:
+            query_id, _, document_id, grade = line.split()
+            grade = int(grade)
+        except ValueError as error:
+            raise ValueError(
+                f"{where} must be query id, iteration, document id and integer grade, "
+                f"separated by spaces or tabs, got {line!r:.80}."
+            ) from error
+        judged = qrels.setdefault(query_id, {})
+        if document_id in judged:
+            raise ValueError(
+                f"{where} judges the document {document_id!r} for the query "
+                f"{query_id!r} a second time. Keep one of the lines."
+            )
+        judged[document_id] = grade
+    if not qrels:
+        raise ValueError(f"{path} holds no judgement.")
+    return qrels
 
 
 def load_qa_dataset(path, *, return_X_y=False):
@@ -473,7 +552,7 @@ def _read_qrels(
 
 def _numbered_lines(path: Path) -> Iterator[tuple[str, str]]:
     """Yield ("file, line number", line) for the lines that are not blank."""
-    with path.open("rb") as lines:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             where = f"{path}, line {number}"
             try:
