@@ -24,7 +24,7 @@ class AdapterFinetuner(FrozenFinetuner):
     default) the untouched embeddings are a candidate: when nothing beats them, they are
     kept.
 
-    Read more in the guide on adapters.
+    Read more in the :doc:`guide on adapters </adapters>`.
 
     Parameters
     ----------
@@ -132,9 +132,10 @@ class AdapterFinetuner(FrozenFinetuner):
 
     References
     ----------
-    A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with Contrastive
-    Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE).
-    G. Moreira et al., "NV-Retriever", 2024, arXiv:2407.15831 (hard negatives).
+    .. [1] A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with
+       Contrastive Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE).
+    .. [2] G. Moreira et al., "NV-Retriever: Improving text embedding models with
+       effective hard-negative mining", 2024, arXiv:2407.15831 (hard negatives).
 
     Examples
     --------

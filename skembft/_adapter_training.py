@@ -13,6 +13,7 @@ from skembft._layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._losses import LOSSES
 from skembft._mining import with_mined_negatives
 from skembft._rng import isolated_rng
+from skembft._training import largest_weight
 
 
 class AdapterTrainer:
@@ -30,6 +31,8 @@ class AdapterTrainer:
         self.start = start
         self.tasks = None
         self.layers = {"query": None, "document": None}
+        if estimator.solver == "closed_form":
+            self.growth = None  # no steps are taken that could diverge
 
     def prepare(self, data):
         """Encode the distinct queries and documents."""
@@ -81,6 +84,7 @@ class AdapterTrainer:
         for side, layer in self.layers.items():
             if self.start and self.start.get(side) and layer is not None:
                 layer.load(self.start[side])
+        self.largest_at_start = largest_weight(self._trained())
         if isinstance(query, CustomLayer) and document is None:
             if query.output_dim != self.dim:
                 raise ValueError(
@@ -121,12 +125,10 @@ class AdapterTrainer:
 
     def _descend(self, encoded, monitor, epochs):
         settings = self.settings
-        parameters = {p for layer in self._modules() for p in layer.parameters()}
-        parameters = [p for p in parameters if p.requires_grad]
         rate, decay = settings.learning_rate, settings.weight_decay
         rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
         decay = math.sqrt(self.dim) / 2 if decay == "auto" else decay
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        self.optimizer = torch.optim.AdamW(self._trained(), lr=rate, weight_decay=decay)
         compute_loss = make_loss(self, encoded)
         step, total, losses = 0, None, []
         for epoch in range(math.ceil(epochs)):
@@ -151,7 +153,7 @@ class AdapterTrainer:
                     losses = []
                     if stop:
                         break
-            if self.tasks.end(self.attributes):
+            if self.tasks.end():
                 stop = True
                 if losses:
                     monitor.update(step, epoch + 1, np.mean(losses))
@@ -169,6 +171,11 @@ class AdapterTrainer:
 
     def _modules(self):
         return [layer for layer in self.layers.values() if layer is not None]
+
+    def _trained(self):
+        """The parameters that are trained, each once."""
+        parameters = {p for layer in self._modules() for p in layer.parameters()}
+        return [p for p in parameters if p.requires_grad]
 
     def _set_training(self, mode):
         for layer in self._modules():
@@ -227,7 +234,7 @@ class AdapterTrainer:
         loss += float((delta @ gram * delta).sum())
         loss += float(2 * (delta * (gram - cross)).sum())
         monitor.update(1, 1.0, loss)
-        self.tasks.end(self.attributes)
+        self.tasks.end()
 
     # ---- what the monitor and the estimator ask for
 
@@ -258,13 +265,9 @@ class AdapterTrainer:
             state["document"] = {} if document is None else document.weights()
         return state
 
-    @staticmethod
-    def is_finite(state):
-        return all(
-            np.isfinite(array).all()
-            for weights in state.values()
-            for array in weights.values()
-        )
+    def growth(self):
+        """How many times larger the largest weight is than at the start, or than 1."""
+        return largest_weight(self._trained()) / max(1.0, self.largest_at_start)
 
     def attributes(self, state=None):
         """The fitted attributes of a state, by default of the weights as they are."""
@@ -273,6 +276,7 @@ class AdapterTrainer:
             "weights_": state,
             "embedding_dim_": self._output_dim(state["query"]),
             "encoder_": self.encoder,
+            "_encoder_checked": True,
             "_adapter_spec": self.settings._spec(),
         }
 

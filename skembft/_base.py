@@ -24,7 +24,6 @@ from skembft._training import (
     HISTORY_METRICS,
     EpochTasks,
     Monitor,
-    diverged,
     hold_out,
 )
 from skembft._utils import DocLink
@@ -63,7 +62,7 @@ class BaseFinetuner(
 
     A trainer has `prepare(data)`, giving what it trains on (with `subset(queries)` and
     `data`), `train(prepared, monitor, epochs)`, `vectors(prepared)` to score,
-    `snapshot()`, `is_finite(state)` and `attributes(state)`.
+    `snapshot()`, `growth()` (or None) and `attributes(state)`.
     """
 
     _item_kind = "text"
@@ -127,8 +126,6 @@ class BaseFinetuner(
                 state = trainer.train(
                     everything, self._monitor(trainer, None), monitor.best_epoch
                 )
-        if not trainer.is_finite(state):  # the last step is never seen by a loss
-            raise diverged("The weights became NaN or infinite")
         self._keep(trainer, state, monitor)
         tasks.close()
         return self
@@ -207,13 +204,19 @@ class BaseFinetuner(
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = self._validator(trainer, validation, check_metrics(names))
-        return Monitor(
+        monitor = Monitor(
             self.scoring,
             self.n_iter_no_change,
             validate,
             trainer.snapshot,
+            trainer.growth,
             self._advice,
         )
+        trainer.tasks.attributes = lambda: {
+            **trainer.attributes(),
+            **monitor.attributes(),
+        }
+        return monitor
 
     def _validator(self, trainer, validation, metrics):
         """A callable that scores the trainer as it is now."""
@@ -225,14 +228,9 @@ class BaseFinetuner(
         return validate
 
     def _keep(self, trainer, state, monitor):
-        for name, value in trainer.attributes(state).items():
+        attributes = {**trainer.attributes(state), **monitor.attributes()}
+        for name, value in attributes.items():
             setattr(self, name, value)
-        self.history_ = monitor.history
-        self.n_iter_ = monitor.n_steps
-        self.best_step_ = monitor.best_step
-        self.best_epoch_ = float(monitor.best_epoch)
-        self.base_score_ = monitor.base_score
-        self.validation_score_ = monitor.best_score
 
     def score(self, X, y=None, sample_weight=None, *, corpus=None):
         """Return the mean of the metric `scoring` over the distinct queries.
@@ -299,6 +297,12 @@ class BaseFinetuner(
     @property
     def _n_features_out(self):
         return self.embedding_dim_
+
+    def __copy__(self):
+        """A shallow copy, as callbacks get it each epoch: nothing is packed for it."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __getstate__(self):
         return {**super().__getstate__(), "_skembft_version": __version__}

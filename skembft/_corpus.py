@@ -248,6 +248,8 @@ class CorpusTrainer:
     A state is a gamma; where documents go is known before any is tried.
     """
 
+    growth = None  # no weights are trained
+
     def __init__(self, estimator, encoder, rng):
         self.settings = estimator
         self.encoder = encoder
@@ -269,7 +271,6 @@ class CorpusTrainer:
 
     def train(self, encoded, monitor, epochs):
         """Try every gamma; return the one that the monitor chose."""
-        self.tasks.begin()
         self.documents, self.dim = encoded.data.documents, encoded.queries.shape[1]
         self.moves = find_moves(
             encoded.queries,
@@ -279,12 +280,13 @@ class CorpusTrainer:
         )
         self.gamma, self._scores = 0.0, None
         monitor.start(gamma=0.0)
+        self.tasks.begin()
         for step, gamma in enumerate(self.gammas, start=1):
             self.gamma = gamma
             monitor.update(step, 1.0, None, gamma=gamma)
         monitor.finish()
         self.gammas = [monitor.best_state]  # of a refit
-        self.tasks.end(self.attributes)
+        self.tasks.end()
         return monitor.best_state
 
     def scores(self, validation, metrics):
@@ -309,10 +311,6 @@ class CorpusTrainer:
     def snapshot(self):
         return self.gamma
 
-    @staticmethod
-    def is_finite(state):
-        return np.isfinite(state)
-
     def attributes(self, state=None):
         """The fitted attributes at a gamma, by default the present one."""
         gamma = self.gamma if state is None else state
@@ -325,6 +323,7 @@ class CorpusTrainer:
             "similarity_": "dot" if self.settings.method == "nudge_m" else "cosine",
             "embedding_dim_": self.dim,
             "encoder_": self.encoder,
+            "_encoder_checked": True,
         }
 
 

@@ -35,7 +35,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     is a plain `SentenceTransformer` in ``model_``. A fit leaves nothing behind: no
     file, no output, no changed global random state.
 
-    Read more in the guide on full fine-tuning.
+    Read more in the :doc:`guide on full fine-tuning </full_finetuning>`.
 
     Parameters
     ----------
@@ -168,10 +168,10 @@ class EmbeddingFinetuner(BaseFinetuner):
 
     References
     ----------
-    N. Reimers, I. Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
-    BERT-Networks", 2019, arXiv:1908.10084.
-    M. Henderson et al., "Efficient Natural Language Response Suggestion for Smart
-    Reply", 2017, arXiv:1705.00652 (in-batch negatives).
+    .. [1] N. Reimers, I. Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+       BERT-Networks", 2019, arXiv:1908.10084.
+    .. [2] M. Henderson et al., "Efficient Natural Language Response Suggestion for
+       Smart Reply", 2017, arXiv:1705.00652 (in-batch negatives).
 
     Examples
     --------

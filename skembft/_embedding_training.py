@@ -46,6 +46,7 @@ from skembft._trainable import (
     lower_layers_once,
     merge_lora,
 )
+from skembft._training import largest_weight
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class ModelTrainer:
         settings = self.settings
         if self.untouched is not None:
             self.model.load_state_dict(self.untouched)
+        self.largest_at_start = largest_weight(self._trained())
         with seeded_rng(self.seed), ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             stack.callback(
@@ -258,9 +260,12 @@ class ModelTrainer:
     def snapshot(self):
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
-    @staticmethod
-    def is_finite(state):
-        return all(torch.isfinite(tensor).all() for tensor in state.values())
+    def growth(self):
+        """How many times larger the largest weight is than at the start, or than 1."""
+        return largest_weight(self._trained()) / max(1.0, self.largest_at_start)
+
+    def _trained(self):
+        return [p for p in self.model.parameters() if p.requires_grad]
 
     def attributes(self, state=None):
         """The fitted attributes of a state, by default of the weights as they are."""
@@ -383,7 +388,8 @@ class _Watch(TrainerCallback):
         self._stop(control, self.stopped or last)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if self.trainer.tasks.end(self.trainer.attributes):
+        # asked in every process, and clocks may differ
+        if self.trainer.processes.agree(self.trainer.tasks.end()):
             self._evaluate(state)
             self._stop(control, True)
 

@@ -1,11 +1,9 @@
-"""Model selection: grid and halving search, cross-validation, pipelines, callbacks."""
-
-import warnings
+"""Model selection: grid and halving search, cross-validation, pipelines."""
 
 import numpy as np
 import pytest
 from joblib import parallel_config
-from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
@@ -207,36 +205,88 @@ def test_encoder_parameters_are_searched(static_model, pairs):
     assert len(set(search.cv_results_["mean_test_score"])) > 1
 
 
-@pytest.mark.parametrize("n_jobs", [None, 2])
-def test_nested_progress_bars(static_model, pairs, capsys, n_jobs):
-    search = GridSearchCV(
-        adapter(static_model, validation_fraction=None),
-        {"batch_size": [8, 16]},
-        scoring=RetrievalScorer(corpus=pairs[1]),
-        cv=KFold(2),
-        n_jobs=n_jobs,
-        error_score="raise",
-    )
-    search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(*pairs)
-    output = capsys.readouterr().out
-    assert "GridSearchCV - fit" in output and "search #0" in output
-    assert output.count("AdapterFinetuner - fit") == 5  # 2 × 2 and the final fit
+# ---- a candidate that diverges
 
 
+@pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
+@pytest.mark.parametrize("validation_fraction", [None, 0.25])
 @pytest.mark.parametrize("finetuner", [AdapterFinetuner, EmbeddingFinetuner])
-def test_scoring_monitor_records_every_epoch(static_model, pairs, finetuner):
-    monitor = ScoringMonitor(scoring={"ndcg": RetrievalScorer("ndcg@10")})
-    estimator = finetuner(static_model, epochs=3, learning_rate=1e-2, random_state=0)
-    estimator.set_params(validation_fraction=None).set_callbacks(monitor)
-    estimator.fit(*pairs)
-    log = [r for r in monitor.get_logs().data if r["task_name"] == "epoch"]
-    assert len(log) == 3
-    assert log[-1]["ndcg"] == pytest.approx(estimator.score(*pairs))
+def test_a_diverged_candidate_is_nan_and_never_wins(
+    static_model, pairs, finetuner, validation_fraction
+):
+    """Also where validation would keep the untouched model, and cosines stay finite."""
+    search = GridSearchCV(
+        finetuner(
+            static_model,
+            weight_decay=0.0,  # with any the weights soon become infinite
+            validation_fraction=validation_fraction,
+            epochs=3,
+            random_state=0,
+        ),
+        {"learning_rate": [1e6, 1e-2]},
+        scoring=RetrievalScorer("ndcg@10", corpus=pairs[1]),
+        cv=KFold(2),
+    )
+    with pytest.warns(FitFailedWarning, match="times as large as before training"):
+        search.fit(*pairs)
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isnan(scores[0]) and np.isfinite(scores[1])
+    assert search.best_params_ == {"learning_rate": 1e-2}
+    search.set_params(error_score="raise")
+    with pytest.raises(ValueError, match="training has diverged. Lower learning_rate"):
+        search.fit(*pairs)
 
 
-def test_progress_counts_epochs_of_the_refit_too(static_model, pairs, capsys):
-    estimator = adapter(static_model, epochs=3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        estimator.set_callbacks(ProgressBar()).fit(*pairs)
-    assert "100%" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"adapter": "linear", "adapter_params": {"bias": True}},
+        {"adapter": "low_rank", "adapter_params": {"rank": 4}},
+        {"adapter": "mlp"},
+        {"adapter": "linear", "side": "both", "loss": "triplet"},
+        {"adapter": "linear", "side": "separate", "loss": "cosine_similarity"},
+        {"adapter": "linear", "weight_decay": "auto"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("refit", [False, True])
+def test_every_adapter_that_diverges_is_an_error(static_model, pairs, options, refit):
+    options = {"weight_decay": 0.0, **options}
+    for fraction in (None, 0.25):
+        diverged = AdapterFinetuner(
+            static_model,
+            learning_rate=1e6,
+            validation_fraction=fraction,
+            refit=refit,
+            random_state=0,
+            **options,
+        )
+        with pytest.raises(ValueError, match="training has diverged"):
+            diverged.fit(*pairs)
+
+
+@pytest.mark.parametrize("trainable", ["all", 1, "lora"])
+def test_every_part_of_a_model_that_diverges_is_an_error(bert_model, pairs, trainable):
+    if trainable == "lora":
+        pytest.importorskip("peft")
+    diverged = EmbeddingFinetuner(
+        bert_model, trainable=trainable, learning_rate=1e6, epochs=1, random_state=0
+    )
+    with pytest.raises(ValueError, match="training has diverged"):
+        diverged.fit(*pairs)
+
+
+@pytest.mark.parametrize("adapter", ["linear", "low_rank", "mlp"])
+def test_a_high_learning_rate_is_no_divergence(static_model, pairs, adapter):
+    """A hundred times the default, for long, without weight decay."""
+    finetuner = AdapterFinetuner(
+        static_model,
+        adapter=adapter,
+        learning_rate=0.25,
+        weight_decay=0.0,
+        batch_size=8,
+        epochs=100,
+        validation_fraction=None,
+        random_state=0,
+    ).fit(*pairs)
+    assert np.isfinite(finetuner.score(*pairs))

@@ -1,0 +1,463 @@
+"""Comparisons with error bars, and displays."""
+
+import pickle
+import subprocess
+import sys
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import NotFittedError
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    PrecomputedEncoder,
+    SentenceEncoder,
+)
+from skembft._comparison import bootstrap_interval, randomisation_test
+from skembft.inspection import (
+    QueryGainDisplay,
+    RetrievalCurveDisplay,
+    SearchResultsDisplay,
+    TrainingHistoryDisplay,
+    compare_retrieval,
+)
+from skembft.metrics import RetrievalScorer
+
+pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Ids with vectors, an encoder before and a better one after, and a corpus."""
+    rng = np.random.default_rng(0)
+    documents = {f"d{i}": v for i, v in enumerate(rng.normal(size=(80, 6)))}
+    names = list(documents)
+    queries = {f"q{i}": documents[f"d{i}"] for i in range(40)}
+    noise = {q: rng.normal(size=6) for q in queries}
+    before = PrecomputedEncoder(
+        {q: v + 1.4 * noise[q] for q, v in queries.items()}, documents
+    )
+    after = PrecomputedEncoder(
+        {q: v + 0.9 * noise[q] for q, v in queries.items()}, documents
+    )
+    relevant = [{f"d{i}": 2, f"d{i + 40}": 1} for i in range(40)]
+    relevant[7] = {"d7": 0}  # nothing relevant: left out
+    return before, after, list(queries), relevant, names
+
+
+# compare_retrieval
+
+
+def test_values_are_those_of_the_scorer(problem):
+    before, after, X, y, corpus = problem
+    names = ["ndcg@10", "R@5"]
+    comparison = compare_retrieval(before, after, X, y, corpus, names)
+    scorer = RetrievalScorer(names, corpus=corpus)
+    first, second = scorer(before, X, y), scorer(after, X, y)
+    for row in comparison.rows:
+        name = row["metric"]
+        assert row["before"] == first[name] and row["after"] == second[name]
+        assert row["difference"] == pytest.approx(second[name] - first[name])
+        gains = comparison.after[name] - comparison.before[name]
+        np.testing.assert_array_equal(comparison.gains(name), gains)
+        assert row["helped"] == (gains > 0).sum() and row["hurt"] == (gains < 0).sum()
+        assert row["helped"] + row["hurt"] + row["unchanged"] == 39
+        assert row["low"] < row["difference"] < row["high"]
+    assert len(comparison.queries) == 39 and "q7" not in comparison.queries
+    assert comparison.n_documents == 80
+
+
+def test_table_is_a_data_frame(problem):
+    comparison = compare_retrieval(*problem)
+    table = comparison.table
+    assert isinstance(table, pd.DataFrame)
+    assert list(table.index) == [row["metric"] for row in comparison.rows]
+    assert table.loc["ndcg@10", "p_value"] == comparison.rows[0]["p_value"]
+
+
+def test_table_without_pandas_is_a_list(problem, monkeypatch):
+    comparison = compare_retrieval(*problem, "mrr@10")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert comparison.table == comparison.rows
+
+
+def test_best_and_worst_queries(problem):
+    before, after, X, y, corpus = problem
+    comparison = compare_retrieval(before, after, X, y, corpus, "ndcg@10")
+    gains = comparison.gains()
+    best, worst = comparison.best(3), comparison.worst(100)
+    np.testing.assert_allclose(
+        [change.gain for change in best], np.sort(gains)[::-1][:3]
+    )
+    assert [change.gain for change in worst] == sorted(gains[gains < 0])
+    change = best[0]
+    i = X.index(change.query)
+    assert change.relevant == [f"d{i}", f"d{i + 40}"]
+    for found, encoder in (
+        (change.documents_before, before),
+        (change.documents_after, after),
+    ):
+        similarity = np.array(
+            [
+                np.dot(encoder.transform([X[i]])[0], v) / np.linalg.norm(v)
+                for v in encoder.transform_documents(corpus)
+            ]
+        )
+        order = [corpus[j] for j in np.argsort(-similarity)[:10]]
+        assert [document for document, _ in found] == order
+        assert [grade for _, grade in found] == [y[i].get(d, 0) for d in order]
+
+
+def test_equal_retrievers(problem):
+    before, _, X, y, corpus = problem
+    comparison = compare_retrieval(before, before, X, y, corpus)
+    for row in comparison.rows:
+        assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
+        assert (row["p_value"], row["helped"], row["hurt"]) == (1, 0, 0)
+    assert comparison.best() == comparison.worst() == []
+
+
+def test_random_state(problem):
+    one, same, other = (
+        compare_retrieval(*problem, "ndcg@10", random_state=seed).rows[0]
+        for seed in (0, 0, 1)
+    )
+    assert one == same
+    assert one["low"] != other["low"]
+
+
+def test_texts_names_pipelines_and_searches(static_model, pairs):
+    queries, documents = pairs
+    search = GridSearchCV(
+        make_pipeline(
+            FunctionTransformer(list),
+            AdapterFinetuner(static_model, epochs=2, random_state=0),
+        ),
+        {"adapterfinetuner__side": ["query", "both"]},
+        cv=KFold(2),
+    ).fit(queries, documents)
+    comparison = compare_retrieval(static_model, search, queries, documents)
+    scorer = RetrievalScorer("ndcg@10")
+    assert comparison.rows[0]["before"] == scorer(
+        SentenceEncoder(static_model), queries, documents
+    )
+    assert comparison.rows[0]["after"] == scorer(search, queries, documents)
+
+
+def test_vectors_with_class_labels():
+    rng = np.random.default_rng(0)
+    X, labels = rng.normal(size=(40, 5)), [i % 4 for i in range(40)]
+    fits = [
+        AdapterFinetuner(None, epochs=1, learning_rate=rate, random_state=0)
+        for rate in (1e-3, 0.3)
+    ]
+    one, two = (fit.fit(X, labels) for fit in fits)
+    comparison = compare_retrieval(one, two, X, labels)
+    assert comparison.queries.shape == (40, 5)
+    for change in comparison.best(1) + comparison.worst(1):
+        assert len(change.relevant) == 9
+    assert "40 queries" in comparison._repr_html_()
+
+
+def test_exclude_self():
+    vectors = {"a": [1, 0], "b": [0.9, 0.1], "c": [0, 1]}
+    index = PrecomputedEncoder(vectors)
+    rows = [
+        compare_retrieval(
+            index, index, ["a"], ["b"], ["c", "a"], "mrr@10", exclude_self=exclude
+        ).rows[0]["before"]
+        for exclude in (False, True)
+    ]
+    assert rows == [0.5, 1.0]
+
+
+def test_representations(problem):
+    comparison = compare_retrieval(*problem, ["ndcg@10", "mrr@10"], random_state=0)
+    text = repr(comparison)
+    assert "39 queries, 80 documents" in text
+    assert len(text.splitlines()) == 4
+    assert f"{comparison.rows[0]['before']:.4f}" in text
+    page = comparison._repr_html_()
+    assert page.count("<tr>") == page.count("</tr>")
+    assert comparison.best(1)[0].query in page
+
+
+def test_html_is_escaped():
+    evil = "<script>alert(1)</script>"
+    before = PrecomputedEncoder({evil: [0, 1.0]}, {"a": [1, 0], "<b>": [0, 1]})
+    after = PrecomputedEncoder({evil: [1, 0.0]}, {"a": [1, 0], "<b>": [0, 1]})
+    page = compare_retrieval(before, after, [evil], ["a"], ["<b>"])._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert "&lt;b&gt;" in page
+
+
+def test_a_comparison_can_be_pickled(problem):
+    comparison = compare_retrieval(*problem, "mrr@10")
+    again = pickle.loads(pickle.dumps(comparison))
+    assert again.rows == comparison.rows and repr(again) == repr(comparison)
+    assert again.best(1) == comparison.best(1)
+
+
+def test_bad_arguments(problem, static_model):
+    before, after, X, y, corpus = problem
+    with pytest.raises(ValueError, match="Did you mean 'ndcg@10'"):
+        compare_retrieval(before, after, X, y, corpus, "ndgc@10")
+    with pytest.raises(ValueError, match="confidence_level must be between"):
+        compare_retrieval(before, after, X, y, confidence_level=95)
+    with pytest.raises(NotFittedError):
+        compare_retrieval(before, AdapterFinetuner(before), X, y)
+    with pytest.raises(ValueError, match="'mrr@5' was not compared"):
+        compare_retrieval(before, after, X, y, metrics="mrr@10").best(1, "mrr@5")
+    lossy = make_pipeline(FunctionTransformer(lambda X: ["q0"] * len(X)), after)
+    with pytest.raises(ValueError, match="do not see the same distinct queries"):
+        compare_retrieval(before, lossy, X, y)
+
+
+# the statistics
+
+
+def test_p_value_is_exact_for_few_queries():
+    rng = np.random.RandomState(0)
+    for n in (2, 5, 9):
+        difference = rng.normal(0.4, 1, size=n).round(1)
+        difference = difference[difference != 0]
+        n = len(difference)
+        signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
+        means = np.abs((signs * difference).mean(axis=1))
+        expected = (means >= abs(difference.mean()) - 1e-12).mean()
+        padded = np.concatenate([difference, np.zeros(4)])
+        assert randomisation_test(padded, rng) == pytest.approx(expected)
+
+
+def null_differences(rng, n_queries):
+    """Differences of nDCG-like values of two systems that are equally good.
+
+    Each query has a difficulty that both share; which system is which is chance.
+    """
+    relevant_rank = rng.geometric(0.25, size=(2, n_queries))
+    values = np.where(relevant_rank <= 10, 1 / np.log2(relevant_rank + 1), 0)
+    return values[0] - values[1]
+
+
+def test_false_positives_of_the_randomisation_test():
+    # 800 of the 5,000 simulations of the benchmark: ± 3 standard errors
+    rng = np.random.RandomState(0)
+    found = [
+        randomisation_test(null_differences(rng, 50), rng, n_resamples=199)
+        for _ in range(800)
+    ]
+    assert 0.027 <= np.mean(np.array(found) <= 0.05) <= 0.073
+
+
+def test_coverage_of_the_bootstrap_interval():
+    rng = np.random.RandomState(0)
+    covered = 0
+    for _ in range(600):
+        low, high = bootstrap_interval(
+            null_differences(rng, 200), 0.95, rng, n_resamples=499
+        )
+        covered += low <= 0 <= high
+    assert 0.92 <= covered / 600 <= 0.975
+
+
+def test_interval_is_near_that_of_the_normal_distribution():
+    rng = np.random.RandomState(0)
+    difference = rng.normal(0.1, 1, size=2000)
+    low, high = bootstrap_interval(difference, 0.9, rng)
+    expected = stats.norm.interval(
+        0.9, difference.mean(), difference.std() / np.sqrt(2000)
+    )
+    np.testing.assert_allclose([low, high], expected, atol=2e-3)
+
+
+# displays
+
+
+def test_retrieval_curve(problem):
+    before, after, X, y, corpus = problem
+    display = RetrievalCurveDisplay.from_estimator(
+        after, X, y, corpus=corpus, before=before, metric="ndcg", ks=[1, 5, 10]
+    )
+    assert list(display.scores) == ["before", "after"]
+    names = ["ndcg@1", "ndcg@5", "ndcg@10"]
+    expected = RetrievalScorer(names, corpus=corpus)(after, X, y)
+    assert display.scores["after"] == list(expected.values())
+    np.testing.assert_array_equal(
+        display.lines_[1].get_ydata(), list(expected.values())
+    )
+    assert display.ax_.get_ylabel() == "ndcg@k"
+    alone = RetrievalCurveDisplay.from_estimator(after, X, y, ks=[1])
+    assert list(alone.scores) == ["PrecomputedEncoder"]
+
+
+def test_query_gains(problem):
+    before, after, X, y, corpus = problem
+    display = QueryGainDisplay.from_estimator(
+        after, X, y, before=before, corpus=corpus, metric="mrr@10"
+    )
+    comparison = compare_retrieval(before, after, X, y, corpus, "mrr@10")
+    np.testing.assert_array_equal(display.gains, comparison.gains())
+    labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    row = comparison.rows[0]
+    assert labels[:2] == [f"{row['helped']} helped", f"{row['hurt']} hurt"]
+    _, ax = plt.subplots()
+    assert comparison.plot(ax=ax).ax_ is ax
+
+
+def test_training_history(static_model, pairs):
+    finetuner = AdapterFinetuner(
+        static_model, epochs=4, learning_rate=0.05, random_state=0
+    ).fit(*pairs)
+    display = TrainingHistoryDisplay.from_estimator(finetuner)
+    assert display.metric == "ndcg@10"
+    scores = [entry["ndcg@10"] for entry in finetuner.history_]
+    np.testing.assert_array_equal(display.ax_.lines[0].get_ydata(), scores)
+    star = display.ax_.lines[-1]
+    assert star.get_ydata()[0] == finetuner.validation_score_
+    assert star.get_xdata()[0] == finetuner.best_epoch_
+    losses = [entry["loss"] for entry in finetuner.history_[1:]]
+    np.testing.assert_array_equal(display.loss_ax_.lines[0].get_ydata(), losses)
+    assert finetuner.history_.plot("mrr@10").metric == "mrr@10"
+    with pytest.raises(ValueError, match="history_ has no 'mrr@11'"):
+        finetuner.history_.plot("mrr@11")
+    with pytest.raises(NotFittedError):
+        TrainingHistoryDisplay.from_estimator(AdapterFinetuner(static_model))
+
+
+def test_training_history_without_validation(static_model, pairs):
+    finetuner = AdapterFinetuner(
+        static_model, epochs=2, validation_fraction=None, random_state=0
+    ).fit(*pairs)
+    display = finetuner.history_.plot()
+    assert display.loss_ax_ is None and len(display.ax_.lines) == 1
+    assert display.ax_.get_ylabel() == "training loss"
+    with pytest.raises(ValueError, match="There was no validation"):
+        finetuner.history_.plot("ndcg@10")
+
+
+def test_history_of_gammas(static_model, pairs):
+    finetuner = CorpusFinetuner(static_model, random_state=0).fit(*pairs)
+    display = finetuner.history_.plot()
+    assert display.ax_.get_xlabel() == "gamma"
+    gammas = [entry["gamma"] for entry in finetuner.history_]
+    np.testing.assert_array_equal(display.ax_.lines[0].get_xdata(), gammas)
+
+
+class Given(BaseEstimator):
+    """Scores what its parameters say; fails where b is "bad"."""
+
+    def __init__(self, a=1, b="x", epochs=1):
+        self.a, self.b, self.epochs = a, b, epochs
+
+    def fit(self, X, y=None):
+        if self.b == "bad":
+            raise ValueError("diverged")
+        return self
+
+    def score(self, X, y=None):
+        return self.a + {"x": 0, "y": 0.5}[self.b] + self.epochs / 100
+
+
+def search_of(grid, **options):
+    return GridSearchCV(Given(), grid, cv=KFold(2), **options).fit([[0]] * 4)
+
+
+def test_search_results():
+    search = search_of({"a": [1, 2], "b": ["x", "y"], "epochs": [1, 3]})
+    display = SearchResultsDisplay.from_estimator(search, x="a", y="b")
+    assert (display.rows, display.columns) == (["x", "y"], ["1", "2"])
+    np.testing.assert_allclose(display.scores, [[1.03, 2.03], [1.53, 2.53]])
+    assert display.ax_.get_xlabel() == "a" and display.ax_.get_ylabel() == "b"
+    assert "2.530" in {text.get_text() for text in display.ax_.texts}
+    frame = display.ax_.patches[0]
+    assert frame.get_xy() == (0.5, 0.5)  # around the best cell
+    default = SearchResultsDisplay.from_estimator(search)
+    assert (default.column_name, default.row_name) == ("a", "b")
+    with pytest.raises(ValueError, match="'c' was not searched"):
+        SearchResultsDisplay.from_estimator(search, x="c")
+
+
+def test_search_results_of_one_parameter():
+    display = SearchResultsDisplay.from_estimator(search_of({"a": [1, 2, 4]}))
+    assert display.scores.shape == (1, 3)
+    assert display.row_name == display.ax_.get_ylabel() == ""
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.FitFailedWarning")
+def test_a_failed_candidate_is_no_score():
+    search = search_of({"a": [1, 2], "b": ["x", "bad"]}, error_score=np.nan)
+    display = SearchResultsDisplay.from_estimator(search, x="a", y="b")
+    np.testing.assert_array_equal(np.isnan(display.scores), [[False] * 2, [True] * 2])
+
+
+def test_search_results_of_several_metrics(static_model, pairs):
+    names = ["ndcg@10", "mrr@10"]
+    search = GridSearchCV(
+        AdapterFinetuner(static_model, epochs=1, random_state=0),
+        {"side": ["query", "both"]},
+        scoring=RetrievalScorer(names, corpus=pairs[1]),
+        refit="mrr@10",
+        cv=KFold(2),
+    ).fit(*pairs)
+    display = SearchResultsDisplay.from_estimator(search)
+    assert display.metric == "mrr@10"
+    np.testing.assert_array_equal(
+        display.scores[0], search.cv_results_["mean_test_mrr@10"]
+    )
+    other = SearchResultsDisplay.from_estimator(search, metric="ndcg@10")
+    assert other.metric == "ndcg@10"
+    with pytest.raises(ValueError, match="The search has no 'map@10'"):
+        SearchResultsDisplay.from_estimator(search, metric="map@10")
+
+
+def test_the_metric_of_a_scorer_with_one_name(static_model, pairs):
+    search = GridSearchCV(
+        AdapterFinetuner(static_model, epochs=1, random_state=0),
+        {"side": ["query", "both"]},
+        scoring=RetrievalScorer("recall@5", corpus=pairs[1]),
+        cv=KFold(2),
+    ).fit(*pairs)
+    assert SearchResultsDisplay.from_estimator(search).metric == "recall@5"
+
+
+def test_halving_counts_the_last_round_of_a_candidate():
+    search = HalvingGridSearchCV(
+        Given(),
+        {"a": [1, 2, 3, 4]},
+        resource="epochs",
+        min_resources=1,
+        max_resources=4,
+        factor=2,
+        cv=KFold(2),
+    ).fit([[0]] * 4)
+    display = SearchResultsDisplay.from_estimator(search, x="a")
+    assert display.row_name == ""  # the resource is not searched
+    ends = [display.columns.index(str(a)) for a in (1, 4)]
+    # dropped after one round, and kept for all three
+    np.testing.assert_allclose(display.scores[0, ends], [1.01, 4.04])
+
+
+def test_import_draws_nothing():
+    code = (
+        "import sys, skembft.inspection; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
