@@ -13,8 +13,8 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint format bench-adapters bench-defaults \
-	bench-finetune clean
+.PHONY: help demo test test-slow lint format docs bench-adapters bench-defaults \
+	bench-finetune bench-scoring clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-slow  the tests that need minutes, on real data"
 	@echo "make lint       ruff"
 	@echo "make format     ruff, mending what it can"
+	@echo "make docs       the guide and the API reference, into docs/_build/html"
 	@echo "make bench-adapters SKEMBFT_DATA=DIR"
 	@echo "                adapters against their peers, about half an hour; DIR holds the"
 	@echo "                data sets, see examples/benchmarks/README.md"
@@ -29,6 +30,8 @@ help:
 	@echo "                where the defaults come from, about an hour"
 	@echo "make bench-finetune SKEMBFT_DATA=DIR"
 	@echo "                full fine-tuning against the bare trainer, about an hour"
+	@echo "make bench-scoring"
+	@echo "                scoring against a plain matmul, and the statistics, 15 minutes"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -43,6 +46,10 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(PIP) -e ".[test]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.demo
@@ -61,6 +68,10 @@ lint: $(VENV)/.test
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# -E reads every page anew: a second run would not repeat the warnings of a failed one
+docs: $(VENV)/.docs
+	$(PY) -m sphinx -E -W --keep-going -b html docs docs/_build/html
 
 # what the benchmarks compare with cannot share an environment with us
 $(PEERS)/.done: constraints.txt $(BENCH)/peers.txt
@@ -84,5 +95,9 @@ bench-finetune: $(VENV)/.test
 	$(PY) $(BENCH)/bench_finetune.py
 	$(PY) $(BENCH)/finetune_quality.py
 
+bench-scoring: $(VENV)/.test
+	$(PY) $(BENCH)/bench_scoring.py
+
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info \
+		docs/_build

@@ -31,7 +31,7 @@ class APIEncoder(StoredEncoder):
     in the middle, its error is passed on and what has arrived is kept: call again, and
     only the rest is asked for. Clones in a search share the client and the vectors.
 
-    Read more in the guide on encoders.
+    Read more in the :doc:`guide on encoders </encoders>`.
 
     Parameters
     ----------

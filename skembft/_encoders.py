@@ -49,7 +49,7 @@ class SentenceEncoder(StoredEncoder):
     loads no model. New texts are encoded in the order of their length in tokens, in
     batches of about equal numbers of tokens, so that hardly any padding is computed.
 
-    Read more in the guide on encoders.
+    Read more in the :doc:`guide on encoders </encoders>`.
 
     Parameters
     ----------

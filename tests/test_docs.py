@@ -8,14 +8,23 @@ from pathlib import Path
 import pytest
 
 import skembft
-from skembft import datasets, metrics, mining
+from skembft import callbacks, datasets, inspection, metrics, mining, model_selection
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 FENCE = re.compile(r"^```(.*)$")
+MODULES = [
+    skembft,
+    callbacks,
+    datasets,
+    inspection,
+    metrics,
+    mining,
+    model_selection,
+]
 PUBLIC_NAMES = [
     f"{module.__name__}.{name}"
-    for module in (skembft, metrics, mining, datasets)
+    for module in MODULES
     for name in module.__all__
     if not name.startswith("_")
 ]
