@@ -112,6 +112,7 @@ class AdapterFinetuner(FrozenFinetuner):
     history_ : list of dict
         An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
         and the validation metrics; the first is the untouched model at step 0.
+        ``history_.plot()`` draws it.
     n_iter_ : int
         Optimizer steps taken, before refitting.
     best_step_ : int

@@ -78,6 +78,7 @@ class CorpusFinetuner(FrozenFinetuner):
     history_ : list of dict
         An entry a `gamma` with "step", "epoch", "loss" (None), "gamma" and the metric
         `scoring`; the first is the untouched model at step 0.
+        ``history_.plot()`` draws it.
     n_iter_ : int
         Number of values of `gamma` that were tried.
     best_step_ : int

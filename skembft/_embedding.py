@@ -149,6 +149,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     history_ : list of dict
         An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
         and, with validation, its metrics; the first is the untouched model at step 0.
+        ``history_.plot()`` draws it.
     n_iter_ : int
         Optimizer steps taken, before refitting.
     best_step_ : int

@@ -227,8 +227,9 @@ def encode_portions(
     """
     device = model.device
     run = model.encode_query if role == "query" else model.encode_document
-    budget = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
     bf16 = resolve_precision(precision, device) == "bf16"
+    budget = _CPU_TOKENS if device.type == "cpu" else _GPU_TOKENS
+    budget *= 1 + bf16  # half as many bytes a token
     batches = list(token_batches(token_lengths(model, texts), budget))
     for start in range(0, len(batches), portion):
         vectors = []

@@ -39,6 +39,8 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
     q = to_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, 1024))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
+    # one block of memory for all scores: the system is slow to give fresh pages
+    block = torch.empty(min(query_step, n_queries) * min(document_step, n_documents))
     best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
     best_score = torch.empty((n_queries, 0))
     for start in range(0, n_documents, document_step):
@@ -46,7 +48,9 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
         chunk = to_tensor(chunk, start, "document")
         found = []
         for first in range(0, n_queries, query_step):
-            scores = q[first : first + query_step] @ chunk.T
+            part = q[first : first + query_step]
+            scores = block[: len(part) * len(chunk)].view(len(part), len(chunk))
+            torch.mm(part, chunk.T, out=scores)
             if exclude is not None:
                 own = torch.from_numpy(exclude[first : first + query_step] - start)
                 rows = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
@@ -102,7 +106,12 @@ def block_top_k(scores, k):
         above = candidates[scores[row, candidates] > threshold[row]]
         level = candidates[scores[row, candidates] == threshold[row]]
         index[row] = torch.cat([above, level[: k - len(above)]])
-    index = torch.sort(index, dim=1).values
     values = scores.gather(1, index)
-    values, order = torch.sort(values, dim=1, descending=True, stable=True)
-    return values, index.gather(1, order)
+    tied = torch.nonzero((values[:, 1:] >= values[:, :-1]).any(dim=1))[:, 0]
+    if len(tied):
+        index[tied] = torch.sort(index[tied], dim=1).values
+        values[tied], order = torch.sort(
+            scores[tied[:, None], index[tied]], dim=1, descending=True, stable=True
+        )
+        index[tied] = index[tied].gather(1, order)
+    return values, index

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from joblib import parallel_config
+from sklearn.callback import ProgressBar
 from sklearn.exceptions import FitFailedWarning
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import (
     GridSearchCV,
+    GroupKFold,
     HalvingGridSearchCV,
     KFold,
     cross_validate,
@@ -18,6 +20,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from skembft import AdapterFinetuner, EmbeddingFinetuner, SentenceEncoder
 from skembft.metrics import RetrievalScorer
+from skembft.model_selection import document_groups
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 CV = KFold(3, shuffle=True, random_state=0)
@@ -89,11 +92,17 @@ def test_two_processes_give_the_scores_of_one_slow(bert_model, pairs, finetuner)
     _check_two_processes(finetuner(bert_model, epochs=1, random_state=0), pairs)
 
 
-def test_two_processes_give_the_scores_of_one(static_model, pairs):
-    _check_two_processes(adapter(static_model), pairs)
+@pytest.mark.parametrize("finetuner", [AdapterFinetuner, EmbeddingFinetuner])
+def test_two_processes_give_the_scores_of_one(static_model, pairs, finetuner):
+    _check_two_processes(
+        finetuner(static_model, epochs=1, learning_rate=0.05, random_state=0), pairs
+    )
 
 
 def _check_two_processes(finetuner, pairs):
+    """Grouped folds, several metrics and progress bars, as users have them."""
+    queries, documents = pairs
+    documents = [*documents[:20], *documents[:20]]  # two queries each
     scores = []
     for n_jobs in (1, 2):
         with parallel_config("loky", inner_max_num_threads=1):
@@ -102,13 +111,16 @@ def _check_two_processes(finetuner, pairs):
                 {"batch_size": [8, 16]},
                 scoring=RetrievalScorer(["ndcg@10", "mrr@10"], corpus=pairs[1]),
                 refit="ndcg@10",
-                cv=KFold(2),
+                cv=GroupKFold(2),
                 n_jobs=n_jobs,
                 error_score="raise",
-            ).fit(*pairs)
+            )
+            search.set_callbacks(ProgressBar(max_propagation_depth=None))
+            search.fit(queries, documents, groups=document_groups(documents, queries))
         results = search.cv_results_
         scores.append([results["mean_test_ndcg@10"], results["mean_test_mrr@10"]])
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-12)
+    assert len(np.unique(scores[0])) > 1
 
 
 def test_halving_over_epochs(static_model, pairs):
