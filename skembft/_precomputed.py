@@ -139,16 +139,11 @@ class PrecomputedEncoder(BaseEncoder):
 
     def _look_up(self, ids, name):
         rows, matrix = self._table(name)
-        missing = [i for i in ids if i not in rows]
-        if missing:
-            other = [i for i in missing if _other_type(i) in rows]
-            raise ValueError(
-                f"{len(missing)} id(s) have no vector among the {name} of the "
-                f"PrecomputedEncoder, first {missing[0]!r}"
-                + (f" (but {_other_type(other[0])!r} has one)" if other else "")
-                + ". Add the vectors, or leave those rows out."
-            )
-        return np.asarray(matrix[[rows[i] for i in ids]], dtype=np.float32)
+        try:
+            index = np.array([rows[i] for i in ids], dtype=np.int64)
+        except KeyError:
+            raise _no_vectors([i for i in ids if i not in rows], rows, name) from None
+        return np.asarray(np.take(matrix, index, axis=0), dtype=np.float32)
 
     def __sklearn_clone__(self):
         clone = type(self)(queries=self.queries, documents=self.documents)
@@ -176,6 +171,16 @@ class _ShownTuple(tuple):
 
     def __repr__(self):
         return f"<{len(self[0])} × {np.shape(self[1])[-1]}>"
+
+
+def _no_vectors(missing, rows, name):
+    other = [i for i in missing if _other_type(i) in rows]
+    return ValueError(
+        f"{len(missing)} id(s) have no vector among the {name} of the "
+        f"PrecomputedEncoder, first {missing[0]!r}"
+        + (f" (but {_other_type(other[0])!r} has one)" if other else "")
+        + ". Add the vectors, or leave those rows out."
+    )
 
 
 def _other_type(item):
