@@ -5,7 +5,7 @@ import numpy as np
 from skembft._utils import check_finite, unit_rows
 
 # elements of the largest temporary score matrix: memory is set by this, not by the data
-_BLOCK = 2**25
+_BLOCK = 2**26
 
 
 def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None):
@@ -41,8 +41,7 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
     # one block of memory for all scores: the system is slow to give fresh pages
     block = torch.empty(min(query_step, n_queries) * min(document_step, n_documents))
-    best_index = torch.full((n_queries, 0), -1, dtype=torch.int64)
-    best_score = torch.empty((n_queries, 0))
+    best = None
     for start in range(0, n_documents, document_step):
         chunk = documents[start : start + document_step]
         chunk = to_tensor(chunk, start, "document")
@@ -57,15 +56,26 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
                 scores[rows, own[rows]] = -torch.inf
             if hide is not None:
                 hide(scores, first, start)
-            found.append(block_top_k(scores, min(k, len(chunk))))
-        score = torch.cat([best_score, torch.cat([s for s, _ in found])], dim=1)
-        index = torch.cat([best_index, torch.cat([i for _, i in found]) + start], dim=1)
-        # earlier documents stand first and the sort is stable: ties keep pool order
-        score, order = torch.sort(score, dim=1, descending=True, stable=True)
-        best_score = score[:, :k]
-        best_index = index.gather(1, order[:, :k])
-    best_index[best_score == -torch.inf] = -1
-    return best_index.numpy(), best_score.numpy()
+            score, index = block_top_k(scores, min(k, len(chunk)))
+            found.append((score, index + start))
+        score, index = map(torch.cat, zip(*found, strict=True))
+        best = (score, index) if best is None else _merge(best, (score, index), k)
+    if best is None:
+        shape = (n_queries, 0)
+        best = torch.empty(shape), torch.empty(shape, dtype=torch.int64)
+    score, index = best
+    index[score == -torch.inf] = -1
+    return index.numpy(), score.numpy()
+
+
+def _merge(best, found, k):
+    """The k best of two lists, of which the first has the earlier documents."""
+    import torch
+
+    score, index = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
+    # earlier documents stand first and the sort is stable: ties keep pool order
+    score, order = torch.sort(score, dim=1, descending=True, stable=True)
+    return score[:, :k].contiguous(), index.gather(1, order[:, :k])
 
 
 def _unit_tensor(vectors, start, role):
