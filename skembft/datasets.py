@@ -19,9 +19,11 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from skembft._describe import describe
+from skembft._generation import generate_pairs
 
 __all__ = [
     "describe",
+    "generate_pairs",
     "load_beir",
     "load_docstrings",
     "load_qa_dataset",
