@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 import skembft
-from skembft import callbacks, datasets, inspection, metrics, mining, model_selection
+from skembft import (
+    callbacks,
+    datasets,
+    inspection,
+    integrations,
+    metrics,
+    mining,
+    model_selection,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
@@ -18,6 +26,7 @@ MODULES = [
     callbacks,
     datasets,
     inspection,
+    integrations,
     metrics,
     mining,
     model_selection,
