@@ -6,6 +6,7 @@ from skembft._corpus import CorpusFinetuner
 from skembft._embedding import EmbeddingFinetuner
 from skembft._encoders import SentenceEncoder
 from skembft._precomputed import PrecomputedEncoder
+from skembft._pretrained import dump, load
 from skembft._version import __version__
 
 __all__ = [
@@ -16,4 +17,6 @@ __all__ = [
     "PrecomputedEncoder",
     "SentenceEncoder",
     "__version__",
+    "dump",
+    "load",
 ]

@@ -294,6 +294,61 @@ class BaseFinetuner(
         documents = np.asarray(self.transform_documents(corpus))
         return top_k(queries, documents, int(k), similarity=self._similarity)
 
+    def save_pretrained(self, path, *, split=False):
+        """Write the fitted finetuner into a directory.
+
+        Of `EmbeddingFinetuner` and `AdapterFinetuner` it is one of Sentence
+        Transformers: ``SentenceTransformer(path)`` loads it without skembft, and its
+        `encode_query` and `encode_document` give what `transform` and
+        `transform_documents` give. An adapter over an encoder becomes Dense modules,
+        on a route of its own where only queries, or each side, are adapted. Of
+        `CorpusFinetuner` it holds the moved documents and their vectors.
+        :func:`skembft.load` gives back the finetuner.
+
+        The directory is written beside `path` and then put in its place: a failure
+        leaves what was there. Only a directory that holds a model is replaced.
+
+        Parameters
+        ----------
+        path : path
+        split : bool, default=False
+            Write two plain models, ``path/query`` and ``path/document``, for servers
+            that do not know routes.
+
+        Raises
+        ------
+        ValueError
+            What modules of Sentence Transformers cannot express.
+        OSError
+            `path` holds something else, or cannot be written.
+        """
+        from skembft._pretrained import save
+
+        check_is_fitted(self)
+        save(self, path, split=split)
+
+    @classmethod
+    def from_pretrained(cls, path):
+        """Read a finetuner of this class; see :func:`skembft.load`.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        finetuner : object
+        """
+        from skembft._pretrained import load
+
+        finetuner = load(path)
+        if not isinstance(finetuner, cls):
+            raise ValueError(
+                f"{str(path)!r} holds a {type(finetuner).__name__}, not a "
+                f"{cls.__name__}: use skembft.load."
+            )
+        return finetuner
+
     @property
     def _n_features_out(self):
         return self.embedding_dim_

@@ -281,7 +281,7 @@ class RetrievalComparison:
         return f"{len(self.queries)} queries, {self.n_documents} documents"
 
     def _columns(self):
-        interval = f"{self.confidence_level:.0%} interval".replace("%", " %")
+        interval = f"{100 * self.confidence_level:g} % interval"
         return ["metric", "before", "after", "difference", interval, "p"] + [
             "helped",
             "hurt",
@@ -355,8 +355,9 @@ def bootstrap_interval(difference, confidence_level, rng, n_resamples=_N_RESAMPL
     """BCa bootstrap interval of the mean of one value a query."""
     from scipy import stats
 
-    if len(difference) == 1 or np.ptp(difference) == 0:  # nothing varies
-        return (float(difference[0]),) * 2
+    # nothing varies but by rounding, as 2/3 - 1/3 and 1 - 2/3 do: BCa would be NaN
+    if np.ptp(difference) < 1e-12:
+        return (float(difference.mean()),) * 2
     interval = stats.bootstrap(
         (difference,),
         np.mean,

@@ -1,6 +1,8 @@
 """Pictures, in the style of scikit-learn's displays; matplotlib is imported to draw."""
 
 from math import isfinite
+from numbers import Integral, Real
+from operator import index
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -83,6 +85,7 @@ class RetrievalCurveDisplay:
         metric : str, default="recall"
             Without a cut-off.
         ks : sequence of int
+            Drawn in ascending order.
         exclude_self : bool, default=False
             As in :class:`skembft.metrics.RetrievalScorer`.
         ax : matplotlib Axes, default=None
@@ -91,7 +94,12 @@ class RetrievalCurveDisplay:
         -------
         display : RetrievalCurveDisplay
         """
-        ks = [int(k) for k in ks]
+        if "@" in metric:
+            raise ValueError(
+                f"metric={metric!r} has a cut-off: pass "
+                f"metric={metric.partition('@')[0]!r}, and the cut-offs as ks."
+            )
+        ks = sorted({index(k) for k in ks})
         names = [f"{metric}@{k}" for k in ks]
         scorer = RetrievalScorer(names, corpus=corpus, exclude_self=exclude_self)
         compared = {type(estimator).__name__: estimator}
@@ -391,29 +399,35 @@ class SearchResultsDisplay:
         # a halving search sets its resource itself
         chosen.append(getattr(search, "resource", None))
         free = [name for name in varied if name not in chosen]
-        x = x or free.pop(0)
+        x = x or (free.pop(0) if free else "")
         y = y or (free.pop(0) if free else "")
+        rows, columns = (
+            _Axis([params.get(name, "") for params in results["params"]])
+            for name in (y, x)
+        )
         cells = {}
         rounds = results.get("iter", np.zeros(len(results["params"])))
         for params, score, number in zip(
             results["params"], results[column], rounds, strict=True
         ):
-            place = tuple(_label(params.get(name, "")) for name in (y, x))
+            place = rows.find(params.get(y, "")), columns.find(params.get(x, ""))
             # a score that failed loses against any other of its round
             value = (number, score if isfinite(score) else -np.inf)
             cells[place] = max(cells.get(place, (-1, 0)), value)
-        rows, columns = (
-            list(dict.fromkeys(place[axis] for place in cells)) for axis in (0, 1)
-        )
-        scores = np.full((len(rows), len(columns)), np.nan)
-        for (row, name), (_, score) in cells.items():
+        scores = np.full((len(rows.labels), len(columns.labels)), np.nan)
+        for place, (_, score) in cells.items():
             if isfinite(score):
-                scores[rows.index(row), columns.index(name)] = score
+                scores[place] = score
+        if np.isnan(scores).all():
+            raise ValueError(
+                "No candidate of the search has a score: all fits or scores failed. "
+                'Search with error_score="raise" to see why.'
+            )
         title = column.removeprefix("mean_test_")
         display = cls(
             scores,
-            rows,
-            columns,
+            rows.labels,
+            columns.labels,
             row_name=y,
             column_name=x,
             metric=_metric_name(search, title),
@@ -453,14 +467,43 @@ class SearchResultsDisplay:
             )
         row, column = np.unravel_index(np.nanargmax(self.scores), self.scores.shape)
         ax.add_patch(_frame(column - 0.5, row - 0.5, edgecolor=_LOSS, linewidth=3))
-        ax.set_xticks(range(len(self.columns)), self.columns)
+        ax.set_xticks(
+            range(len(self.columns)), self.columns if self.column_name else [""]
+        )
         ax.set_yticks(range(len(self.rows)), self.rows if self.row_name else [""])
         ax.set(xlabel=self.column_name, ylabel=self.row_name)
         return self
 
 
+class _Axis:
+    """The distinct values of a parameter: numbers by size, others as they come."""
+
+    def __init__(self, values):
+        distinct = list({self._key(value): value for value in values}.values())
+        if all(isinstance(value, Real) for value in distinct):
+            distinct.sort()
+        self._place = {self._key(value): i for i, value in enumerate(distinct)}
+        labels = [_label(value) for value in distinct]
+        self.labels = [
+            label if labels.count(label) == 1 else f"{label} ({i + 1})"
+            for i, label in enumerate(labels)
+        ]
+
+    def find(self, value):
+        return self._place[self._key(value)]
+
+    @staticmethod
+    def _key(value):
+        # estimators with other data or defaults may have equal representations
+        return id(value) if hasattr(value, "get_params") else repr(value)
+
+
 def _label(value):
-    return value if isinstance(value, str) else shorten(value, 24)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Real) and not isinstance(value, Integral):
+        return f"{float(value):.4g}"
+    return shorten(value.item() if isinstance(value, np.generic) else value, 24)
 
 
 def _frame(x, y, **options):
@@ -474,6 +517,12 @@ def _score_column(search, metric):
     names = [key for key in search.cv_results_ if key.startswith("mean_test_")]
     if metric is None and len(names) > 1:
         metric = search.refit
+        if not isinstance(metric, str):
+            valid = [name.removeprefix("mean_test_") for name in names]
+            raise ValueError(
+                f"The search has several metrics, and refit={metric!r} names none of "
+                f"them: pass metric=, one of {', '.join(map(repr, valid))}."
+            )
     if metric is None:
         return names[0]
     if f"mean_test_{metric}" not in names:
@@ -486,6 +535,6 @@ def _metric_name(search, title):
     """What to call the scores: a lone metric is only "score" in `cv_results_`."""
     if title != "score":
         return title
-    return getattr(search.scoring, "metrics", None) or getattr(
-        search.best_estimator_ if search.refit else search.estimator, "scoring", title
-    )
+    if search.scoring is None:
+        return getattr(search.estimator, "scoring", title)
+    return getattr(search.scoring, "metrics", title)

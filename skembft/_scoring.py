@@ -132,6 +132,12 @@ def encode_data(estimator, X, y, corpus=None):
         data = estimator._read(X, y, corpus)
         queries = estimator._query_vectors(data.queries)
     else:
+        # of an unfitted search only the class has the method; it then says so itself
+        if not any(hasattr(o, "transform") for o in (estimator, type(estimator))):
+            raise TypeError(
+                f"{type(estimator).__name__} makes no vectors: pass an encoder, a "
+                "finetuner, a Pipeline that ends in one or a search over these."
+            )
         data = read_data(estimator, X, y, corpus)
         queries = np.asarray(estimator.transform(data.queries))
     documents = np.asarray(estimator.transform_documents(data.documents))
@@ -143,6 +149,11 @@ def unwrap(estimator, X):
     while True:
         if hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
+        elif hasattr(estimator, "cv_results_"):
+            raise ValueError(
+                f"This {type(estimator).__name__} was fitted with refit=False and has "
+                "no fitted estimator: pass refit=True or the name of a metric."
+            )
         elif hasattr(estimator, "steps"):
             for _, step in estimator.steps[:-1]:
                 if step is not None and step != "passthrough":

@@ -25,7 +25,7 @@ from skembft import (
     PrecomputedEncoder,
     SentenceEncoder,
 )
-from skembft._comparison import bootstrap_interval, randomisation_test
+from skembft._comparison import _row, bootstrap_interval, randomisation_test
 from skembft.inspection import (
     QueryGainDisplay,
     RetrievalCurveDisplay,
@@ -64,6 +64,33 @@ def problem():
 
 
 # compare_retrieval
+
+
+def test_equal_gains_are_equal_in_spite_of_rounding():
+    before, after = np.array([1, 2] * 5) / 3, np.array([2, 3] * 5) / 3
+    assert np.ptp(after - before) > 0  # in floating point
+    row = _row("recall@3", before, after, 0.95, np.random.RandomState(0))
+    np.testing.assert_allclose([row["low"], row["high"]], 1 / 3)
+
+
+@pytest.mark.parametrize("level, shown", [(0.95, "95 %"), (0.999, "99.9 %")])
+def test_confidence_level_is_shown(problem, level, shown):
+    before, after, *data = problem
+    comparison = compare_retrieval(
+        before, after, *data, "mrr@10", confidence_level=level
+    )
+    assert f" {shown} interval" in repr(comparison)
+
+
+@pytest.mark.parametrize("ks", [[5, 1, 5], np.array([1, 5])])
+def test_cut_offs_of_the_curve(problem, ks):
+    before, _, *data = problem
+    display = RetrievalCurveDisplay.from_estimator(
+        before, data[0], data[1], corpus=data[2], ks=ks
+    )
+    assert display.ks == [1, 5]
+    with pytest.raises(ValueError, match="pass metric='recall', and the cut-offs"):
+        RetrievalCurveDisplay.from_estimator(before, *data[:2], metric="recall@5")
 
 
 def test_values_are_those_of_the_scorer(problem):
@@ -436,6 +463,71 @@ def test_the_metric_of_a_scorer_with_one_name(static_model, pairs):
         cv=KFold(2),
     ).fit(*pairs)
     assert SearchResultsDisplay.from_estimator(search).metric == "recall@5"
+
+
+def test_search_results_sort_numbers_and_tell_estimators_apart():
+    candidates = [{"a": np.float64(a)} for a in (0.123456, 1e-4, 0.0123456)]
+    display = SearchResultsDisplay.from_estimator(
+        search_of([{k: [v]} for c in candidates for k, v in c.items()])
+    )
+    assert display.columns == ["0.0001", "0.01235", "0.1235"]
+    np.testing.assert_allclose(display.scores[0], [0.0101, 0.0223456, 0.133456])
+
+    index = {"q0": [1.0, 0.1], "q1": [0.1, 1.0], "a": [1.0, 0.0], "b": [0.0, 1.0]}
+    swapped = {**index, "a": index["b"], "b": index["a"]}
+    search = GridSearchCV(
+        AdapterFinetuner(None, validation_fraction=None, epochs=1, learning_rate=1e-9),
+        {"encoder": [PrecomputedEncoder(index), PrecomputedEncoder(swapped)]},
+        scoring=RetrievalScorer("mrr@10", corpus=["a", "b"]),
+        cv=KFold(2),
+        error_score="raise",
+    ).fit(["q0", "q1"] * 2, ["a", "b"] * 2)
+    display = SearchResultsDisplay.from_estimator(search)
+    np.testing.assert_array_equal(display.scores, [[1.0, 0.5]])
+    assert len(set(display.columns)) == 2  # of equal representations
+
+
+def test_search_results_of_one_parameter_as_rows():
+    display = SearchResultsDisplay.from_estimator(search_of({"a": [1, 2]}), y="a")
+    assert display.scores.shape == (2, 1) and display.column_name == ""
+
+
+def test_the_metric_is_not_that_of_an_estimator_that_did_not_score():
+    search = GridSearchCV(
+        PrecomputedEncoder({"a": [1.0]}), {}, scoring=lambda e, X, y: 1.0, cv=2
+    ).fit(["a"] * 4, ["a"] * 4)
+    assert SearchResultsDisplay.from_estimator(search, x=None).metric == "score"
+
+
+def test_search_results_without_a_score_or_a_choice():
+    def fails(estimator, X, y=None):
+        raise ValueError("no score")
+
+    with pytest.warns(UserWarning, match="Scoring failed|non-finite"):
+        search = search_of({"a": [1, 2]}, scoring=fails)
+    with pytest.raises(ValueError, match="No candidate of the search has a score"):
+        SearchResultsDisplay.from_estimator(search)
+
+    def two(estimator, X, y=None):
+        return {"m": estimator.a, "n": -estimator.a}
+
+    search = search_of({"a": [1, 2]}, scoring=two, refit=False)
+    with pytest.raises(ValueError, match="pass metric=, one of 'm', 'n'"):
+        SearchResultsDisplay.from_estimator(search)
+    assert SearchResultsDisplay.from_estimator(search, metric="n").metric == "n"
+
+
+def test_what_makes_no_vectors(problem):
+    before, _, queries, relevant, _ = problem
+    search = GridSearchCV(before, {}, refit=False, cv=2, scoring=lambda e, X, y: 1.0)
+    search.fit(queries, relevant)
+    for wrong, error, message in (
+        (search, ValueError, "refit=False"),
+        (Given(), TypeError, "Given makes no vectors"),
+        (None, TypeError, "NoneType makes no vectors"),
+    ):
+        with pytest.raises(error, match=message):
+            compare_retrieval(before, wrong, queries, relevant)
 
 
 def test_halving_counts_the_last_round_of_a_candidate():

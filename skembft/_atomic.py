@@ -1,0 +1,92 @@
+"""Files and directories that are never seen half written."""
+
+import ctypes
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
+
+@contextmanager
+def replaced_file(path):
+    """Give the path of a file to write, which then takes the place of `path`."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp keeps it to its owner
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _flush(path.parent)
+
+
+@contextmanager
+def replaced_directory(path):
+    """Give a directory to write into, which then takes the place of `path`.
+
+    A kill leaves the old directory or the new one, and at most a hidden directory
+    beside it whose name says that it was being written.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one, to the new directory
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent)
+    try:
+        os.chmod(staging, 0o777 & ~_umask())
+        yield Path(staging)
+        for folder, _, files in os.walk(staging):
+            for name in files:
+                _flush(os.path.join(folder, name))
+            _flush(folder)
+        if path.exists():
+            _exchange(staging, path)
+        else:
+            os.rename(staging, path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # what was there, or what failed
+
+
+def _exchange(a, b):
+    """Let two directories take each other's name, in one step where Linux can."""
+    if sys.platform == "linux":
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        names = os.fsencode(a), os.fsencode(b)
+        if rename is not None and not rename(
+            _AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE
+        ):
+            return
+    # elsewhere, and on file systems that cannot, there is a moment without `b`
+    aside = tempfile.mkdtemp(prefix=f"{a}-", dir=Path(b).parent)
+    os.rename(b, os.path.join(aside, "old"))
+    try:
+        os.rename(a, b)
+    except OSError:
+        os.rename(os.path.join(aside, "old"), b)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path):
+    """Write to the disk what the system still holds of a file or directory."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows opens no directories
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

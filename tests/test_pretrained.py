@@ -1,0 +1,357 @@
+"""Directories: loaded by Sentence Transformers elsewhere, and by `skembft.load`."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+
+import skembft
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    EmbeddingFinetuner,
+    PrecomputedEncoder,
+    SentenceEncoder,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
+
+
+def adapter(encoder, **options):
+    return AdapterFinetuner(
+        encoder,
+        **{
+            "epochs": 5,
+            "learning_rate": 0.05,
+            "validation_fraction": None,
+            "random_state": 0,
+            **options,
+        },
+    )
+
+
+ADAPTERS = {
+    "linear": {},
+    "bias": {"adapter_params": {"bias": True}},
+    "both": {"side": "both", "adapter_params": {"output_dim": 9}},
+    "separate": {"side": "separate"},
+    "low_rank": {"adapter": "low_rank", "adapter_params": {"rank": 3}},
+    "relu": {"adapter": "mlp"},
+    "gelu": {"adapter": "mlp", "adapter_params": {"activation": "gelu"}},
+    "silu": {"adapter": "mlp", "adapter_params": {"activation": "silu"}},
+}
+ENCODERS = {
+    "plain": {},
+    "settings": {"query_prompt": "red1 ", "document_prompt": "old1 "},
+    "truncated": {"truncate_dim": 10, "max_seq_length": 5},
+    "raw": {"normalize": False},
+    "raw_truncated": {"normalize": False, "truncate_dim": 10},
+}
+FRESH = """
+import sys, numpy as np
+from sentence_transformers import SentenceTransformer
+assert "skembft" not in sys.modules
+texts = sys.argv[2].split("|")
+out = {}
+for path in sys.argv[3:]:
+    model = SentenceTransformer(path, device="cpu")
+    out[path] = np.stack([model.encode_query(texts), model.encode_document(texts)])
+np.savez(sys.argv[1], **out)
+"""
+
+
+@pytest.fixture(scope="module")
+def finetuners(static_model, bert_model, pairs):
+    """One fitted finetuner of every kind that a directory can hold."""
+    queries, documents = pairs
+    found = {
+        name: adapter(static_model, **options).fit(queries, documents)
+        for name, options in ADAPTERS.items()
+    }
+    for name, options in ENCODERS.items():
+        encoder = SentenceEncoder(bert_model, **options)
+        found[f"over {name}"] = adapter(encoder).fit(queries, documents)
+    whole = {"epochs": 1, "batch_size": 20, "learning_rate": 1e-3, "random_state": 0}
+    found["whole"] = EmbeddingFinetuner(bert_model, **whole).fit(queries, documents)
+    found["whole, truncated"] = EmbeddingFinetuner(
+        bert_model, truncate_dim=10, query_prompt="red1 ", **whole
+    ).fit(queries, documents)
+    found["lora"] = EmbeddingFinetuner(bert_model, trainable="lora", **whole).fit(
+        queries, documents
+    )
+    found["over a whole model"] = adapter(FrozenEstimator(found["whole"])).fit(
+        queries, documents
+    )
+    return found
+
+
+def test_a_fresh_process_gives_the_same_vectors(finetuners, pairs, tmp_path):
+    texts = pairs[0][:5]
+    paths = {}
+    for name, finetuner in finetuners.items():
+        paths[name] = str(tmp_path / name)
+        finetuner.save_pretrained(paths[name])
+    command = [sys.executable, "-c", FRESH, str(tmp_path / "out.npz"), "|".join(texts)]
+    subprocess.run([*command, *paths.values()], check=True)
+    out = np.load(tmp_path / "out.npz")
+    for name, finetuner in finetuners.items():
+        queries, documents = out[paths[name]]
+        expected = finetuner.transform(texts), finetuner.transform_documents(texts)
+        np.testing.assert_allclose(queries, expected[0], atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(documents, expected[1], atol=1e-6, err_msg=name)
+        if name not in ("both", "lora") and not name.startswith("whole"):
+            assert np.abs(expected[0] - expected[1]).max() > 1e-3, name
+
+
+def test_load_gives_the_finetuner_back(finetuners, pairs, tmp_path):
+    texts = pairs[0][:5]
+    for name, finetuner in finetuners.items():
+        if name == "over a whole model":
+            continue
+        finetuner.save_pretrained(tmp_path / "saved")
+        loaded = skembft.load(tmp_path / "saved")
+        assert type(loaded) is type(finetuner)
+        assert str(loaded) == str(finetuner)
+        assert loaded.history_ == finetuner.history_
+        assert loaded.history_.best_step == finetuner.history_.best_step
+        assert loaded.embedding_dim_ == finetuner.embedding_dim_
+        for method in ("transform", "transform_documents"):
+            np.testing.assert_allclose(
+                getattr(loaded, method)(texts),
+                getattr(finetuner, method)(texts),
+                atol=1e-6,
+                err_msg=name,
+            )
+        assert loaded.score(*pairs) == pytest.approx(finetuner.score(*pairs), abs=1e-6)
+        loaded.save_pretrained(tmp_path / "again")
+        again = skembft.load(tmp_path / "again")
+        np.testing.assert_allclose(
+            again.transform(texts), finetuner.transform(texts), atol=1e-6
+        )
+
+
+def test_moved_documents(static_model, pairs, tmp_path):
+    finetuner = CorpusFinetuner(static_model, gamma=0.3, validation_fraction=None)
+    finetuner.fit(*pairs)
+    finetuner.save_pretrained(tmp_path / "moved")
+    loaded = skembft.load(tmp_path / "moved")
+    assert loaded.moved_documents_ == finetuner.moved_documents_
+    np.testing.assert_array_equal(
+        loaded.transform_documents(pairs[1]), finetuner.transform_documents(pairs[1])
+    )
+    assert loaded.gamma_ == finetuner.gamma_
+    assert not (tmp_path / "moved" / "modules.json").exists()
+
+
+def test_dump_is_whole_or_not_at_all(static_model, pairs, tmp_path, monkeypatch):
+    finetuner = adapter(static_model).fit(*pairs)
+    path = tmp_path / "adapter.joblib"
+    skembft.dump(finetuner, path)
+    np.testing.assert_array_equal(
+        joblib.load(path).transform(pairs[0]), finetuner.transform(pairs[0])
+    )
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="pickle"):
+        skembft.dump([finetuner, lambda: None], path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["adapter.joblib"]
+
+
+def test_two_plain_models(static_model, pairs, tmp_path):
+    finetuner = adapter(static_model).fit(*pairs)
+    finetuner.save_pretrained(tmp_path / "two", split=True)
+    texts = pairs[0][:5]
+    for role, expected in (
+        ("query", finetuner.transform(texts)),
+        ("document", finetuner.transform_documents(texts)),
+    ):
+        model = SentenceTransformer(str(tmp_path / "two" / role), device="cpu")
+        assert not any("Router" in type(module).__name__ for module in model)
+        np.testing.assert_allclose(model.encode(texts), expected, atol=1e-6)
+
+
+def test_names_of_modules_are_those_that_older_versions_know(
+    bert_model, pairs, tmp_path
+):
+    adapter(bert_model).fit(*pairs).save_pretrained(tmp_path / "model")
+    modules = json.loads((tmp_path / "model" / "modules.json").read_text())
+    assert {m["type"].rpartition(".")[0] for m in modules} == {
+        "sentence_transformers.models"
+    }
+    router = json.loads(
+        next((tmp_path / "model").glob("*/router_config.json")).read_text()
+    )
+    assert set(router["types"].values()) == {
+        f"sentence_transformers.models.{name}" for name in ("Dense", "Normalize")
+    }
+
+
+def test_the_card_holds_scores_and_no_text(static_model, pairs, tmp_path):
+    finetuner = adapter(static_model, validation_fraction=0.2).fit(*pairs)
+    finetuner.save_pretrained(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"| before | {finetuner.base_score_:.4f} |" in card
+    assert f"| after | {finetuner.validation_score_:.4f} |" in card
+    for file in (tmp_path / "model").glob("*.*"):
+        if file.suffix in (".md", ".json") and "tokenizer" not in file.name:
+            assert not any(text in file.read_text() for text in pairs[0] + pairs[1])
+
+
+class Identity(torch.nn.Linear):
+    def __init__(self, dim):
+        super().__init__(dim, dim)
+
+
+def test_what_modules_cannot_express(static_model, pairs, tmp_path):
+    custom = adapter(static_model, adapter=Identity).fit(*pairs)
+    index = PrecomputedEncoder({"q": [1.0, 0.5], "d": [1.0, 0.1], "e": [0.0, 1.0]})
+    by_id = adapter(index, epochs=1).fit(["q"], ["d"], corpus=["e"])
+    vectors = np.random.RandomState(0).normal(size=(20, 4))
+    of_vectors = adapter(None, epochs=1).fit(vectors, vectors[::-1])
+    for finetuner in (custom, by_id, of_vectors):
+        with pytest.raises(
+            ValueError, match="adapter='linear', 'low_rank' or 'mlp' over"
+        ):
+            finetuner.save_pretrained(tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotFittedError):
+        adapter(static_model).save_pretrained(tmp_path / "model")
+
+
+def test_what_is_there_is_not_lost(static_model, pairs, tmp_path, monkeypatch):
+    finetuner = adapter(static_model).fit(*pairs)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "thesis.txt").write_text("years of work")
+    with pytest.raises(OSError, match="is not empty, and no model is in it"):
+        finetuner.save_pretrained(notes)
+    with pytest.raises(OSError, match="is a file"):
+        finetuner.save_pretrained(notes / "thesis.txt")
+    with pytest.raises(OSError, match="is the base model, which would be"):
+        finetuner.save_pretrained(static_model)
+    finetuner.save_pretrained(tmp_path / "model")
+    before = {f: f.read_bytes() for f in (tmp_path / "model").rglob("*.*")}
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("skembft._atomic._flush", full)
+    with pytest.raises(OSError, match="No space left"):
+        adapter(static_model, epochs=1).fit(*pairs).save_pretrained(tmp_path / "model")
+    assert {f: f.read_bytes() for f in (tmp_path / "model").rglob("*.*")} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "notes"]
+
+
+def test_a_changed_base_is_noticed(static_model, bert_model, pairs, tmp_path):
+    adapter(static_model).fit(*pairs).save_pretrained(tmp_path / "model")
+    _change(
+        tmp_path / "model", lambda s: s["encoder"]["params"].update(model_id=bert_model)
+    )
+    with pytest.raises(ValueError, match="is not the one this AdapterFinetuner"):
+        skembft.load(tmp_path / "model").transform(pairs[0])
+
+
+def _change(path, change):
+    state = json.loads((path / "skembft.json").read_text())
+    change(state)
+    (path / "skembft.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda s: s.update({"class": "os.system"}), "names the class 'os.system'"),
+        (lambda s: s.update({"class": ["x"]}), "'class' in skembft.json is"),
+        (lambda s: s.update(params=[1]), "'params' in skembft.json is"),
+        (lambda s: s["params"].update(shell="rm"), "has no parameter 'shell'"),
+        (lambda s: s["params"].update(epochs="many"), "epochs"),
+        (lambda s: s["encoder"].update({"class": "Path"}), "names the class 'Path'"),
+        (lambda s: s["encoder"]["params"].update(hook=1), "has no parameter 'hook'"),
+        (lambda s: s.update(encoder=None), "is no SentenceEncoder"),
+        (lambda s: s.update(history="none"), "'history' in skembft.json is"),
+        (lambda s: s["attributes"].update(__class__="x"), "'__class__' in skembft"),
+        (lambda s: s.update(adapter=["os"]), "'adapter' in skembft.json is"),
+        (lambda s: s.update(sides=["x"]), "'sides' in skembft.json is"),
+    ],
+)
+def test_tampered_state(static_model, pairs, tmp_path, change, message):
+    adapter(static_model, epochs=1).fit(*pairs).save_pretrained(tmp_path / "model")
+    _change(tmp_path / "model", change)
+    with pytest.raises(ValueError, match=message):
+        skembft.load(tmp_path / "model")
+
+
+def test_damaged_files(static_model, pairs, tmp_path):
+    path = tmp_path / "model"
+    adapter(static_model, epochs=1).fit(*pairs).save_pretrained(path)
+    arrays = path / "skembft.safetensors"
+    whole = arrays.read_bytes()
+    arrays.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="skembft.safetensors is damaged"):
+        skembft.load(path)
+    arrays.unlink()
+    with pytest.raises(ValueError, match="skembft.safetensors is missing"):
+        skembft.load(path)
+    (path / "skembft.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        skembft.load(path)
+    with pytest.raises(FileNotFoundError, match="has no skembft.json"):
+        skembft.load(tmp_path)
+
+
+SAVE_FOREVER = """
+import sys, skembft
+from skembft import AdapterFinetuner
+one, two = (skembft.load(path) for path in sys.argv[2:])
+for finetuner in (one, two):
+    finetuner.transform(["red1"])
+print("ready", flush=True)
+while True:
+    one.save_pretrained(sys.argv[1])
+    two.save_pretrained(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "n_kills", [6, pytest.param(50, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_killed_while_saving(static_model, pairs, tmp_path, n_kills):
+    """Whenever it is killed, one of both versions is there, complete."""
+    texts, expected, sources = pairs[0][:3], [], []
+    for seed in (0, 1):
+        finetuner = adapter(static_model, epochs=1, random_state=seed).fit(*pairs)
+        sources.append(str(tmp_path / f"source{seed}"))
+        finetuner.save_pretrained(sources[-1])
+        expected.append(finetuner.transform(texts))
+    target = tmp_path / "target"
+    chance = random.Random(0)
+    for _ in range(n_kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(target), *sources],
+            stdout=subprocess.PIPE,
+        )
+        process.stdout.readline()
+        time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not target.exists():
+            continue  # killed in the first save
+        model = SentenceTransformer(str(target), device="cpu")
+        found = model.encode_query(texts)
+        loaded = skembft.load(target).transform(texts)
+        assert any(np.allclose(found, e, atol=1e-6) for e in expected)
+        np.testing.assert_allclose(loaded, found, atol=1e-6)
+    assert target.exists() and os.path.isdir(target)
+    assert Path(target, "skembft.json").is_file()
