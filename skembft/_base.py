@@ -127,6 +127,11 @@ class BaseFinetuner(
                     everything, self._monitor(trainer, None), monitor.best_epoch
                 )
         self._keep(trainer, state, monitor)
+        self._sizes = {
+            "queries": data.n_queries,
+            "documents": len(data.documents),
+            "documents in the pool of validation": len((held_out or data).documents),
+        }
         tasks.close()
         return self
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -27,6 +27,7 @@ from skembft._checkpoints import Phase
 from skembft._data import RetrievalData
 from skembft._encoded import EncodedData
 from skembft._examples import Examples
+from skembft._export import UNSAFE
 from skembft._forward import length_sorted
 from skembft._mining import with_mined_negatives
 from skembft._model_losses import build
@@ -437,7 +438,12 @@ def unpack_model(packed, *, model_id, truncate_dim, trust_remote_code, device):
     It is known by `model_id` again, where a decoder may be looked for.
     """
     with tempfile.TemporaryDirectory() as directory, no_progress_bar():
-        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        try:
+            archive = zipfile.ZipFile(io.BytesIO(packed))
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"The model in the pickle is damaged: {error}.") from None
+        with archive:
+            _check_archive(archive, len(packed), trust_remote_code)
             archive.extractall(directory)
         model = SentenceTransformer(
             directory,
@@ -448,3 +454,26 @@ def unpack_model(packed, *, model_id, truncate_dim, trust_remote_code, device):
     if getattr(model, "transformers_model", None) is not None:
         model.transformers_model.config._name_or_path = model_id
     return model
+
+
+def _check_archive(archive, size, trust_remote_code):
+    """Refuse names that lead elsewhere, files that may hold code, and damage."""
+    entries = archive.infolist()
+    for entry in entries:
+        name = PurePosixPath(entry.filename)
+        code = {".py"} if not trust_remote_code else set()
+        if (
+            name.is_absolute()
+            or ".." in name.parts
+            or "\\" in entry.filename
+            or ":" in entry.filename
+            or (entry.external_attr >> 16) & 0o170000 == 0o120000  # a link
+            or entry.compress_type != zipfile.ZIP_STORED
+            or name.suffix in UNSAFE | code
+        ):
+            raise ValueError(
+                f"The model in the pickle holds {entry.filename!r}, which pack_model "
+                "never writes: it was tampered with."
+            )
+    if sum(entry.file_size for entry in entries) > size or archive.testzip():
+        raise ValueError("The model in the pickle is damaged: its sizes are wrong.")

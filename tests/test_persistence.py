@@ -5,13 +5,20 @@ import pickle
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import joblib
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from skembft import AdapterFinetuner, EmbeddingFinetuner, PrecomputedEncoder
+import skembft
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    EmbeddingFinetuner,
+    PrecomputedEncoder,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
@@ -115,3 +122,52 @@ def test_another_version_warns(pairs):
     with pytest.warns(UserWarning, match="saved by skembft 0.0.1"):
         again.__setstate__(state)
     np.testing.assert_array_equal(again.transform(X), estimator.transform(X))
+
+
+@pytest.mark.parametrize(
+    "name", ["../outside.txt", "/tmp/outside.txt", "pytorch_model.bin", "code.py"]
+)
+def test_a_tampered_model_is_refused(bert_model, pairs, tmp_path, name):
+    estimator = EmbeddingFinetuner(bert_model, epochs=1, random_state=0).fit(*pairs)
+    state = estimator.__getstate__()
+    assert b".bin" not in state["model_"]
+    buffer = io.BytesIO(state["model_"])
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr(name, "x")
+    with pytest.raises(ValueError, match="it was tampered with"):
+        EmbeddingFinetuner().__setstate__({**state, "model_": buffer.getvalue()})
+    with pytest.raises(ValueError, match="in the pickle is damaged"):
+        half = state["model_"][: len(state["model_"]) // 2]
+        EmbeddingFinetuner().__setstate__({**state, "model_": half})
+
+
+def test_skops_loads_adapters_with_our_types_only(static_model, pairs):
+    skops = pytest.importorskip("skops.io")
+    rng = np.random.RandomState(0)
+    queries, documents = pairs
+    vectors = PrecomputedEncoder(
+        (queries, rng.normal(size=(40, 8))), (documents, rng.normal(size=(40, 8)))
+    )
+    for estimator in (
+        AdapterFinetuner(static_model, epochs=2),
+        AdapterFinetuner(vectors, epochs=2),
+        CorpusFinetuner(static_model, gamma=0.2, validation_fraction=None),
+    ):
+        estimator.fit(*pairs)
+        dumped = skops.dumps(estimator)
+        types = skops.get_untrusted_types(data=dumped)
+        assert all(name.startswith("skembft.") for name in types)
+        loaded = skops.loads(dumped, trusted=types)
+        np.testing.assert_array_equal(
+            loaded.transform(queries), estimator.transform(queries)
+        )
+        assert loaded.history_ == estimator.history_
+
+
+def test_dump_replaces_whole_files(pairs, tmp_path):
+    path = tmp_path / "value.joblib"
+    skembft.dump([1, 2], path)
+    with pytest.raises(pickle.PicklingError):
+        skembft.dump([1, lambda: None], path)
+    assert joblib.load(path) == [1, 2]
+    assert list(tmp_path.iterdir()) == [path]
