@@ -1,6 +1,7 @@
 """Files and directories that are never seen half written."""
 
 import ctypes
+import json
 import os
 import shutil
 import sys
@@ -26,6 +27,13 @@ def replaced_file(path):
         os.unlink(temporary)
         raise
     _flush(path.parent)
+
+
+def write_json(path, content):
+    """Write a JSON file whole or not at all."""
+    with replaced_file(path) as temporary:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=4)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.utils import check_random_state
 
-from skembft._encoders import SentenceEncoder
+from skembft._encoders import as_encoder
 from skembft._measures import check_metrics
 from skembft._scoring import rank_estimator, unwrap
 from skembft._training import HISTORY_METRICS
@@ -105,9 +105,7 @@ def compare_retrieval(
 
 
 def _rank(retriever, X, y, corpus, metrics, exclude_self):
-    if isinstance(retriever, str):
-        retriever = SentenceEncoder(retriever)
-    retriever, X = unwrap(retriever, X)
+    retriever, X = unwrap(as_encoder(retriever), X)
     return rank_estimator(
         retriever,
         X,

@@ -7,7 +7,7 @@ from operator import index
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from skembft._encoders import SentenceEncoder
+from skembft._encoders import as_encoder
 from skembft._utils import nearest, shorten
 from skembft.metrics import RetrievalScorer
 
@@ -104,9 +104,7 @@ class RetrievalCurveDisplay:
         scorer = RetrievalScorer(names, corpus=corpus, exclude_self=exclude_self)
         compared = {type(estimator).__name__: estimator}
         if before is not None:
-            if isinstance(before, str):
-                before = SentenceEncoder(before)
-            compared = {"before": before, "after": estimator}
+            compared = {"before": as_encoder(before), "after": estimator}
         scores = {
             label: list(scorer(retriever, X, y).values())
             for label, retriever in compared.items()
@@ -187,8 +185,7 @@ class QueryGainDisplay:
         display : QueryGainDisplay
         """
         scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
-        if isinstance(before, str):
-            before = SentenceEncoder(before)
+        before = as_encoder(before)
         gains = scorer.per_query(estimator, X, y) - scorer.per_query(before, X, y)
         return cls(gains[np.isfinite(gains)], metric=metric).plot(ax=ax)
 

@@ -216,3 +216,8 @@ class SentenceEncoder(StoredEncoder):
                 precision=self.precision,
             ):
                 yield [texts[i] for i in rows], vectors
+
+
+def as_encoder(encoder):
+    """A `SentenceEncoder` of a model's name or directory; all else as it is."""
+    return SentenceEncoder(encoder) if isinstance(encoder, str) else encoder

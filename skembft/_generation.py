@@ -5,7 +5,6 @@ import json
 import os
 import queue
 import re
-import secrets
 import string
 import threading
 import warnings
@@ -18,6 +17,7 @@ from pathlib import Path
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
+from skembft._atomic import write_json
 from skembft._inputs import check_items
 from skembft._utils import shorten
 
@@ -516,20 +516,6 @@ def _bunch(content, failures):
         DESCR=f"{len(queries)} generated queries, {len(corpus)} documents, of which "
         f"{len(failures)} have none.",
     )
-
-
-def write_json(path, content):
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=4)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _digest(text):

@@ -4,10 +4,8 @@ import gzip
 import inspect
 import itertools
 import json
-import os
 import pkgutil
 import re
-import secrets
 import warnings
 from collections.abc import Iterator, Mapping, Set
 from importlib import import_module
@@ -18,6 +16,7 @@ from types import ModuleType
 import numpy as np
 from sklearn.utils import Bunch
 
+from skembft._atomic import write_json
 from skembft._describe import describe
 from skembft._generation import generate_pairs
 
@@ -397,14 +396,7 @@ def save_qa_dataset(path, queries, relevant, corpus):
     }
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8") as file:
-            json.dump(content, file, indent=4)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_json(path, content)
 
 
 def _bunch(queries, relevant, corpus, query_ids, corpus_ids, descr, return_X_y):

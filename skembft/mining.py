@@ -4,7 +4,7 @@ from numbers import Integral, Real
 
 import numpy as np
 
-from skembft._encoders import SentenceEncoder
+from skembft._encoders import as_encoder
 from skembft._inputs import check_items
 from skembft._mining import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
 from skembft._scoring import item_kind, read_data
@@ -72,8 +72,7 @@ def mine_hard_negatives(
     [{'a': 1.0, 'b': 0.0}]
     """
     _check(n_negatives, relative_margin)
-    if isinstance(encoder, str):
-        encoder = SentenceEncoder(encoder)
+    encoder = as_encoder(encoder)
     kind = item_kind(encoder)
     if kind == "vector":
         raise ValueError(
