@@ -275,9 +275,9 @@ class AdapterFinetuner(FrozenFinetuner):
             return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
         if y is None:
             raise ValueError(
-                "This AdapterFinetuner estimator requires y to be passed, but the "
-                "target y is None: with encoder=None, y holds class labels or the "
-                "vectors of the relevant documents."
+                "AdapterFinetuner requires y to be passed, but the target y is None: "
+                "with encoder=None, y holds class labels or the vectors of the "
+                "relevant documents."
             )
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return check_vector_data(X, y, corpus, suffix)

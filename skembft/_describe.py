@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from skembft._encoders import SentenceEncoder
+from skembft._encoders import as_encoder
 from skembft._inputs import check_retrieval_data
 from skembft._scoring import item_kind
 
@@ -164,12 +164,11 @@ def describe(X, y=None, *, corpus=None, encoder=None):
 
 def _text_encoder(encoder):
     """The encoder or finetuner that has a model, within those that stand over it."""
-    inner = encoder
+    inner = as_encoder(encoder)
     while not hasattr(inner, "model_id"):
-        if isinstance(inner, str | os.PathLike):
-            return SentenceEncoder(os.fspath(inner))
         # of a finetuner that is fitted, the encoder that was fitted with it
         inner = getattr(inner, "encoder_", getattr(inner, "encoder", None))
+        inner = as_encoder(inner)
         if inner is None:
             raise _cannot_count(type(encoder).__name__)
     return inner

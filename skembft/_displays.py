@@ -100,6 +100,8 @@ class RetrievalCurveDisplay:
                 f"metric={metric.partition('@')[0]!r}, and the cut-offs as ks."
             )
         ks = sorted({index(k) for k in ks})
+        if not ks:
+            raise ValueError("ks is empty: pass the cut-offs to draw.")
         names = [f"{metric}@{k}" for k in ks]
         scorer = RetrievalScorer(names, corpus=corpus, exclude_self=exclude_self)
         compared = {type(estimator).__name__: estimator}

@@ -220,4 +220,6 @@ class SentenceEncoder(StoredEncoder):
 
 def as_encoder(encoder):
     """A `SentenceEncoder` of a model's name or directory; all else as it is."""
-    return SentenceEncoder(encoder) if isinstance(encoder, str) else encoder
+    if isinstance(encoder, str | os.PathLike):
+        return SentenceEncoder(os.fspath(encoder))
+    return encoder

@@ -149,7 +149,10 @@ def check_item(item, name, kind):
     elif isinstance(item, set | frozenset):
         hint = "the order of a set is not reproducible; pass a list"
     elif isinstance(item, numbers.Number) and kind == "id":
-        hint = "convert ids to int or str"
+        hint = (
+            "convert ids to int or str (vectors are understood only by a finetuner "
+            "with encoder=None)"
+        )
     elif isinstance(item, numbers.Number):
         hint = (
             "ids are understood with encoder=PrecomputedEncoder(…), vectors with "
@@ -254,9 +257,9 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
     else:
         if y is None:
             raise ValueError(
-                f"This {name} estimator requires y to be passed, but the target y is "
-                "None: y holds the relevant document(s) of every query in X. Without "
-                "y, X is a table of (query, document) rows."
+                f"{name} requires y to be passed, but the target y is None: y holds "
+                "the relevant document(s) of every query in X. Without y, X is a table "
+                "of (query, document) rows."
             )
         judged, n_negatives = _read_queries(rows, y, kind, suffix), 0
 

@@ -4,8 +4,9 @@ import numpy as np
 
 from skembft._utils import check_finite, unit_rows
 
-# elements of the largest temporary score matrix: memory is set by this, not by the data
-_BLOCK = 2**26
+# elements of the block of scores: memory is set by this, not by the data, and a block
+# that stays in the processor's cache is not written to memory at all
+_BLOCK = 2**23
 
 
 def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None):
@@ -39,43 +40,56 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
     q = to_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, 1024))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
-    # one block of memory for all scores: the system is slow to give fresh pages
-    block = torch.empty(min(query_step, n_queries) * min(document_step, n_documents))
-    best = None
+    block = torch.empty(query_step * min(document_step, n_documents))
+    best_score = torch.full((n_queries, k), -torch.inf)
+    best_index = torch.full((n_queries, k), -1)
     for start in range(0, n_documents, document_step):
         chunk = documents[start : start + document_step]
         chunk = to_tensor(chunk, start, "document")
-        found = []
         for first in range(0, n_queries, query_step):
-            part = q[first : first + query_step]
+            rows = slice(first, first + query_step)
+            part = q[rows]
             scores = block[: len(part) * len(chunk)].view(len(part), len(chunk))
             torch.mm(part, chunk.T, out=scores)
             if exclude is not None:
-                own = torch.from_numpy(exclude[first : first + query_step] - start)
-                rows = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
-                scores[rows, own[rows]] = -torch.inf
+                own = torch.from_numpy(exclude[rows] - start)
+                known = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
+                scores[known, own[known]] = -torch.inf
             if hide is not None:
                 hide(scores, first, start)
-            score, index = block_top_k(scores, min(k, len(chunk)))
-            found.append((score, index + start))
-        score, index = map(torch.cat, zip(*found, strict=True))
-        best = (score, index) if best is None else _merge(best, (score, index), k)
-    if best is None:
-        shape = (n_queries, 0)
-        best = torch.empty(shape), torch.empty(shape, dtype=torch.int64)
-    score, index = best
-    index[score == -torch.inf] = -1
-    return index.numpy(), score.numpy()
+            if start == 0:
+                found = block_top_k(scores, k)
+            else:
+                found = _improve(best_score[rows], best_index[rows], scores, start)
+            best_score[rows], best_index[rows] = found
+    best_index[best_score == -torch.inf] = -1
+    return best_index.numpy(), best_score.numpy()
 
 
-def _merge(best, found, k):
-    """The k best of two lists, of which the first has the earlier documents."""
+def _improve(best_score, best_index, scores, start):
+    """The k best of those found so far and of a block of documents behind them."""
     import torch
 
-    score, index = (torch.cat(pair, dim=1) for pair in zip(best, found, strict=True))
-    # earlier documents stand first and the sort is stable: ties keep pool order
+    n_queries, k = best_score.shape
+    # of equal scores the earlier document stays: only what is better can enter, which
+    # is little after the first blocks
+    better = np.flatnonzero((scores > best_score[:, -1:]).numpy())
+    if len(better) > scores.numel() // 8:
+        found = block_top_k(scores, min(k, scores.shape[1]))
+        score = torch.cat([best_score, found[0]], dim=1)
+        index = torch.cat([best_index, found[1] + start], dim=1)
+    else:
+        row, document = np.divmod(better, scores.shape[1])
+        counts = np.bincount(row, minlength=n_queries)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = (n_queries, k + counts.max(initial=0))
+        score, index = torch.full(shape, -torch.inf), torch.full(shape, -1)
+        score[:, :k], index[:, :k] = best_score, best_index
+        score.numpy()[row, k + place] = scores.numpy()[row, document]
+        index.numpy()[row, k + place] = document + start
+    # earlier documents stand first and the sort is stable: ties keep their order
     score, order = torch.sort(score, dim=1, descending=True, stable=True)
-    return score[:, :k].contiguous(), index.gather(1, order[:, :k])
+    return score[:, :k], index.gather(1, order[:, :k])
 
 
 def _unit_tensor(vectors, start, role):

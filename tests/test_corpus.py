@@ -661,7 +661,7 @@ def test_bad_parameters(options, error, message):
         (["a"], ["b"], "gamma=None is chosen on held-out queries.*single query"),
         (["a", "b"], [{"c": 0}, {"c": -1}], "nothing to learn"),
         (["a", None], ["b", "c"], r"X\[1\]"),
-        (["a", "b"], None, "CorpusFinetuner estimator requires y"),
+        (["a", "b"], None, "CorpusFinetuner requires y"),
         (["a", "b"], ["c"], "1 items"),
     ],
 )

@@ -91,6 +91,8 @@ def test_cut_offs_of_the_curve(problem, ks):
     assert display.ks == [1, 5]
     with pytest.raises(ValueError, match="pass metric='recall', and the cut-offs"):
         RetrievalCurveDisplay.from_estimator(before, *data[:2], metric="recall@5")
+    with pytest.raises(ValueError, match="ks is empty"):
+        RetrievalCurveDisplay.from_estimator(before, *data[:2], ks=[])
 
 
 def test_values_are_those_of_the_scorer(problem):
@@ -201,6 +203,7 @@ def test_vectors_with_class_labels():
     assert comparison.queries.shape == (40, 5)
     for change in comparison.best(1) + comparison.worst(1):
         assert len(change.relevant) == 9
+        np.testing.assert_array_equal(comparison.queries[change.index], change.query)
     assert "40 queries" in comparison._repr_html_()
 
 
@@ -247,8 +250,11 @@ def test_bad_arguments(problem, static_model):
     before, after, X, y, corpus = problem
     with pytest.raises(ValueError, match="Did you mean 'ndcg@10'"):
         compare_retrieval(before, after, X, y, corpus, "ndgc@10")
-    with pytest.raises(ValueError, match="confidence_level must be between"):
-        compare_retrieval(before, after, X, y, confidence_level=95)
+    for level in (95, "95", 0.0, True):
+        with pytest.raises(ValueError, match="'confidence_level' parameter.*must be a"):
+            compare_retrieval(before, after, X, y, confidence_level=level)
+    with pytest.raises(ValueError, match="n == -1, must be >= 0"):
+        compare_retrieval(before, after, X, y, metrics="mrr@10").best(-1)
     with pytest.raises(NotFittedError):
         compare_retrieval(before, AdapterFinetuner(before), X, y)
     with pytest.raises(ValueError, match="'mrr@5' was not compared"):
@@ -305,12 +311,13 @@ def test_coverage_of_the_bootstrap_interval():
     assert 0.92 <= covered / 600 <= 0.975
 
 
-def test_interval_is_near_that_of_the_normal_distribution():
+@pytest.mark.parametrize("n", [2000, 6000])  # BCa, percentiles
+def test_interval_is_near_that_of_the_normal_distribution(n):
     rng = np.random.RandomState(0)
-    difference = rng.normal(0.1, 1, size=2000)
+    difference = rng.normal(0.1, 1, size=n)
     low, high = bootstrap_interval(difference, 0.9, rng)
     expected = stats.norm.interval(
-        0.9, difference.mean(), difference.std() / np.sqrt(2000)
+        0.9, difference.mean(), difference.std() / np.sqrt(n)
     )
     np.testing.assert_allclose([low, high], expected, atol=2e-3)
 

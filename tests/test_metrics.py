@@ -699,6 +699,25 @@ def test_many_documents_in_chunks(monkeypatch):
         np.testing.assert_array_equal(scores, found[1])
 
 
+@pytest.mark.parametrize("order", ["rising", "falling", "mixed"])
+@pytest.mark.parametrize("k", [1, 30, 100])
+def test_blocks_find_what_a_full_sort_finds(monkeypatch, order, k):
+    # 70 blocks of 100 documents: the best come last, first or anywhere; many are equal
+    monkeypatch.setattr(skembft._ranking, "_BLOCK", 6 * 100)
+    rng = np.random.RandomState(0)
+    documents = rng.randint(-9, 10, (7000, 3)).astype(np.float32)
+    queries = rng.randint(1, 10, (6, 3)).astype(np.float32)
+    if order != "mixed":
+        documents = documents[np.argsort(documents.sum(axis=1), kind="stable")]
+    if order == "falling":
+        documents = documents[::-1]
+    scores = queries @ documents.T  # whole numbers: exact
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    found, values = skembft._ranking.top_k(queries, documents, k, similarity="dot")
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
+
+
 def test_class_labels_in_chunks(monkeypatch):
     rng = np.random.RandomState(0)
     X = grid_vectors(rng, 30)[rng.randint(30, size=1200)]  # of queries, too
