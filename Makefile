@@ -5,21 +5,27 @@ VENV ?= .venv
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 PEERS = .venv-peers
-PEERS_PIP = $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check \
-	-c constraints.txt
+PIP_IN = bin/python -m pip install --quiet --disable-pip-version-check
+PEERS_PIP = $(PEERS)/$(PIP_IN) -c constraints.txt
+# the versions of Sentence Transformers that read what we save, with the Transformers of
+# their time
+OLDEST = "sentence-transformers==5.2.0" "transformers<5"
+NEWEST = --upgrade sentence-transformers
 BENCH = examples/benchmarks
 
 # nothing here reaches a model hub
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow lint format docs bench-adapters bench-defaults \
-	bench-finetune bench-scoring clean
+.PHONY: help demo test test-slow interop lint format docs bench-adapters \
+	bench-defaults bench-finetune bench-scoring clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
 	@echo "make test       install, lint and run the test suite"
 	@echo "make test-slow  the tests that need minutes, on real data"
+	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
+	@echo "                LlamaIndex and LangChain, each in an environment of its own"
 	@echo "make lint       ruff"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
@@ -61,6 +67,11 @@ test: lint
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -m slow
 
+# one that is missing is a failure here; test-slow skips it
+interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
+	SKEMBFT_INTEROP=1 $(PY) -m pytest -m slow tests/test_pretrained.py \
+		tests/test_integrations.py
+
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -78,6 +89,12 @@ $(PEERS)/.done: constraints.txt $(BENCH)/peers.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS_PIP) torch
 	$(PEERS_PIP) -r $(BENCH)/peers.txt
+	@touch $@
+
+.venv-oldest/.done .venv-newest/.done: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(PIP_IN) -c constraints.txt torch
+	$(@D)/$(PIP_IN) $(if $(findstring oldest,$@),$(OLDEST),$(NEWEST))
 	@touch $@
 
 bench-adapters: $(VENV)/.test $(PEERS)/.done
@@ -99,5 +116,5 @@ bench-scoring: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scoring.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .pytest_cache .ruff_cache .hypothesis build *.egg-info \
 		docs/_build

@@ -307,7 +307,8 @@ class BaseFinetuner(
         `encode_query` and `encode_document` give what `transform` and
         `transform_documents` give. An adapter over an encoder becomes Dense modules,
         on a route of its own where only queries, or each side, are adapted. Of
-        `CorpusFinetuner` it holds the moved documents and their vectors.
+        `CorpusFinetuner` it holds the moved documents and their vectors, and in
+        ``path/encoder`` the finetuner that it stands over.
         :func:`skembft.load` gives back the finetuner.
 
         The directory is written beside `path` and then put in its place: a failure

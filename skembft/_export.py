@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
 
 from skembft._encoders import SentenceEncoder
 from skembft._model_files import ModelFiles, choose_prompt
+from skembft._utils import thawed
 
 # modules that every version from 5.2 on finds under its name in 5.2
 _SHIPPED = {
@@ -77,9 +77,7 @@ class Exporter:
         adapter, params = estimator._adapter_spec
         if not isinstance(adapter, str) and any(estimator.weights_.values()):
             raise cannot_export(f"adapter={adapter.__name__} is a class of your own.")
-        encoder = estimator._checked_encoder()
-        while isinstance(encoder, FrozenEstimator):
-            encoder = encoder.estimator
+        encoder = thawed(estimator._checked_encoder())
         if not isinstance(encoder, SentenceEncoder | EmbeddingFinetuner):
             what = "None" if encoder is None else f"a {type(encoder).__name__}"
             raise cannot_export(f"The encoder is {what}.")
@@ -311,11 +309,13 @@ def _make_old(directory, path, name):
             _write_json(folder / "config.json", config)
     elif name.endswith(".Transformer"):
         _check_no_code(folder)
+        tokenizer = _read_json(folder / "tokenizer_config.json", {})
+        if tokenizer.get("tokenizer_class") == "TokenizersBackend":  # Transformers 5
+            tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
+            _write_json(folder / "tokenizer_config.json", tokenizer)
         config = _read_json(folder / "sentence_bert_config.json", {})
         if _reads_text_only(config):
-            limit = _read_json(folder / "tokenizer_config.json", {}).get(
-                "model_max_length"
-            )
+            limit = tokenizer.get("model_max_length")
             old = {"do_lower_case": False}
             if isinstance(limit, int) and limit < 10**9:
                 old["max_seq_length"] = limit

@@ -13,6 +13,7 @@ from skembft._base_encoder import BaseEncoder
 from skembft._encoders import SentenceEncoder
 from skembft._inputs import to_list, to_rows
 from skembft._scoring import item_kind
+from skembft._utils import thawed
 
 
 class FrozenFinetuner(BaseFinetuner):
@@ -95,6 +96,7 @@ class FrozenFinetuner(BaseFinetuner):
     def _checked_encoder(self):
         """The encoder; after unpickling it is compared with the one of fit, once."""
         if not self._encoder_checked:
+            _leave_missing_device(self.encoder_)
             if _fingerprint(self.encoder_) != self._encoder_fingerprint:
                 raise ValueError(
                     f"The encoder {self.encoder_!r} is not the one this "
@@ -117,6 +119,16 @@ class FrozenFinetuner(BaseFinetuner):
     def _item_kind(self):
         encoder = getattr(self, "encoder_", self.encoder)
         return "vector" if encoder is None else item_kind(encoder)
+
+
+def _leave_missing_device(encoder):
+    """Let a fitted encoder from another machine compute on a device of this one."""
+    encoder = thawed(encoder)
+    if getattr(encoder, "device", None) is not None:
+        from skembft._models import is_available
+
+        if not is_available(encoder.device):
+            encoder.device = None
 
 
 def _fingerprint(encoder):

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 
 from skembft._atomic import replaced_directory, replaced_file
+from skembft._base import BaseFinetuner
 from skembft._encoders import SentenceEncoder
 from skembft._export import UNSAFE, Exporter
 from skembft._training import History
-from skembft._utils import shorten
+from skembft._utils import shorten, thawed
 from skembft._version import __version__
 
 _STATE, _ARRAYS = "skembft.json", "skembft.safetensors"
+_ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
 _NUMBERS = {
     "n_iter_": Integral,
     "best_step_": Integral,
@@ -95,22 +98,34 @@ def load(path):
 
 def save(finetuner, path, split=False):
     """Write a fitted finetuner as a directory; see its `save_pretrained`."""
-    export = None
-    if not _is_corpus(finetuner):
-        export = Exporter.of(finetuner)
-    _check_place(path, export)
+    if _is_corpus(finetuner):
+        if split:
+            raise ValueError("split=True: a CorpusFinetuner makes no model.")
+        export, encoder = None, thawed(finetuner._checked_encoder())
+        inner = Exporter.of(encoder) if isinstance(encoder, BaseFinetuner) else None
+    else:
+        export, inner = Exporter.of(finetuner), None
+    _check_place(path, export or inner)
     with replaced_directory(path) as directory:
-        if export is None:
-            _write(directory / "documents.json", finetuner.moved_documents_)
-        elif split:
-            for role in ("query", "document"):
-                export.write_role(directory / role, role)
-        else:
-            export.write(directory)
-        n_base = None if export is None or split else export.n_base
-        _State.of(finetuner, n_base).write(directory)
-        card = _card(finetuner, split)
-        (directory / "README.md").write_text(card, encoding="utf-8")
+        _fill(directory, finetuner, export, split)
+        if inner is not None:
+            (directory / _ENCODER).mkdir()
+            _fill(directory / _ENCODER, encoder, inner, False)
+
+
+def _fill(directory, finetuner, export, split):
+    """Write all files of a finetuner."""
+    if export is None:
+        _write(directory / "documents.json", finetuner.moved_documents_)
+    elif split:
+        for role in ("query", "document"):
+            export.write_role(directory / role, role)
+    else:
+        export.write(directory)
+    n_base = None if export is None or split else export.n_base
+    _State.of(finetuner, n_base).write(directory)
+    card = _card(finetuner, split)
+    (directory / "README.md").write_text(card, encoding="utf-8")
 
 
 def _check_place(path, export):
@@ -272,11 +287,17 @@ class _State:
                 f"{_ARRAYS}. Use skembft.dump to keep the finetuner itself"
             )
         _check(encoder, dict, f"'encoder' in {_STATE}")
-        encoder = _from_json(encoder, {**_finetuners(), **_encoders()})
-        if hasattr(encoder, "model_output_path"):  # an EmbeddingFinetuner, in the files
-            encoder.model_ = self._base_model(path, encoder)
-            encoder.embedding_dim_ = int(encoder.model_.get_embedding_dimension())
+        is_frozen = encoder.get("frozen") is True
+        if _is_corpus(finetuner) and (path / _ENCODER).is_dir():
+            encoder = load(path / _ENCODER)
+        else:
+            encoder = _from_json(encoder, {**_finetuners(), **_encoders()})
+            if hasattr(encoder, "model_output_path"):  # an EmbeddingFinetuner
+                encoder.model_ = self._base_model(path, encoder)
+                encoder.embedding_dim_ = int(encoder.model_.get_embedding_dimension())
         finetuner.encoder_ = encoder
+        if is_frozen:
+            finetuner.encoder = finetuner.encoder_ = FrozenEstimator(encoder)
         fingerprint = self.content.get("fingerprint")
         _check(fingerprint, (str, type(None)), f"'fingerprint' in {_STATE}")
         finetuner._encoder_fingerprint = fingerprint
@@ -406,6 +427,9 @@ def _to_json(params):
 
 def _encoder_to_json(encoder):
     """Return ({"class", "params"}, True) of what is ours, or (name, False)."""
+    if isinstance(encoder, FrozenEstimator):
+        inner, known = _encoder_to_json(encoder.estimator)
+        return ({**inner, "frozen": True}, True) if known else (inner, False)
     names = {**_finetuners(), **_encoders()}
     cls = type(encoder)
     if names.get(cls.__name__) is not cls:
@@ -439,11 +463,11 @@ def _name(value):
 
 def _from_json(content, classes):
     """Make an estimator of {"class", "params"}; only `classes` are made."""
-    cls = classes.get(content.get("class"))
+    name = content.get("class")
+    cls = classes.get(name) if isinstance(name, str) else None
     if cls is None:
         raise _Damaged(
-            f"it names the class {shorten(content.get('class'))}, which is none of "
-            f"{', '.join(classes)}"
+            f"it names the class {shorten(name)}, which is none of {', '.join(classes)}"
         )
     params = content.get("params")
     _check(params, dict, "'params'")

@@ -3,6 +3,7 @@
 import difflib
 
 import numpy as np
+from sklearn.frozen import FrozenEstimator
 
 
 def nearest(name, valid, suffix=""):
@@ -83,3 +84,10 @@ class DocLink:
         "https://skembft.readthedocs.io/en/latest/api.html#"
         "{estimator_module}.{estimator_name}"
     )
+
+
+def thawed(estimator):
+    """An estimator without the `FrozenEstimator` around it."""
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator

@@ -10,7 +10,8 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # before scipy: no estimator check is skipp
 import numpy as np
 import pytest
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
 
 WORDS = [f"{a}{b}" for a in ("red", "old", "wet", "shy", "big") for b in range(12)]
 
@@ -103,6 +104,20 @@ def data_folder():
     if not DATA.is_dir():
         pytest.skip(f"no real data at {DATA}")
     return DATA
+
+
+@pytest.fixture
+def environment():
+    """Interpreter of one of the environments that ``make interop`` makes, by name."""
+
+    def find(name):
+        python = ROOT / f".venv-{name}" / "bin" / "python"
+        if not python.exists():
+            missing = f"no {python}: run make interop"
+            (pytest.fail if os.environ.get("SKEMBFT_INTEROP") else pytest.skip)(missing)
+        return str(python)
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,6 @@ from skembft.integrations import (
 )
 
 ROOT = Path(__file__).parents[1]
-PEERS = ROOT / ".venv-peers" / "bin" / "python"
 DIM = 8
 
 # toy data: training need not help
@@ -441,36 +440,36 @@ def test_ranked_by_inner_product_is_told(static_model, pairs):
 # ---- the real peers, in their own environment
 
 
-def run_peer(script, *arguments, cwd):
-    """Run Python code where the peers are installed; return what it printed."""
-    done = subprocess.run(
-        [PEERS, "-W", "ignore", "-c", textwrap.dedent(script), *map(str, arguments)],
-        env={
-            "PYTHONPATH": str(ROOT),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+@pytest.fixture
+def run_peer(environment, tmp_path):
+    """Runs Python code where the peers are installed; returns what it printed."""
+    python = environment("peers")
 
+    def run(script, *arguments):
+        done = subprocess.run(
+            [
+                python,
+                "-W",
+                "ignore",
+                "-c",
+                textwrap.dedent(script),
+                *map(str, arguments),
+            ],
+            env={
+                "PYTHONPATH": str(ROOT),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+                "CUDA_VISIBLE_DEVICES": "",
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
 
-def need_peers(tmp_path, *packages):
-    """Skip the test where a package is not installed among the peers."""
-    if not PEERS.exists():
-        pytest.skip("needs .venv-peers: make .venv-peers/.done")
-    find = """
-        import sys
-        from importlib.util import find_spec
-        print(*[name for name in sys.argv[1:] if not find_spec(name)])
-    """
-    if missing := run_peer(find, *packages, cwd=tmp_path).strip():
-        pytest.skip(f"needs {missing} in .venv-peers")
+    return run
 
 
 THEIR_ADAPTER = """
@@ -494,8 +493,7 @@ THEIR_ADAPTER = """
 
 
 @pytest.mark.slow
-def test_llama_index_loads_our_folders(bert_model, pairs, tmp_path):
-    need_peers(tmp_path, "llama_index.embeddings.adapter")
+def test_llama_index_loads_our_folders(bert_model, pairs, tmp_path, run_peer):
     expected = {}
     for layer, settings in LAYERS.items():
         folder = str(tmp_path / layer)
@@ -504,7 +502,7 @@ def test_llama_index_loads_our_folders(bert_model, pairs, tmp_path):
         expected[folder] = adapter.transform(pairs[0])
     request = {"folders": list(expected), "queries": pairs[0]}
     output = tmp_path / "vectors.npz"
-    run_peer(THEIR_ADAPTER, bert_model, json.dumps(request), output, cwd=tmp_path)
+    run_peer(THEIR_ADAPTER, bert_model, json.dumps(request), output)
     for folder, vectors in np.load(output).items():
         assert_allclose(unit(vectors), expected[folder], atol=1e-6)
 
@@ -555,12 +553,11 @@ THEIR_ENGINES = """
 
 
 @pytest.mark.slow
-def test_we_load_what_llama_index_wrote(bert_model, pairs, tmp_path):
-    need_peers(tmp_path, "llama_index.finetuning", "datasets", "accelerate")
+def test_we_load_what_llama_index_wrote(bert_model, pairs, tmp_path, run_peer):
     queries, documents = pairs
     relevant = [[document] for document in documents]
     save_qa_dataset(tmp_path / "ours.json", queries, relevant, [*documents, "größer"])
-    run_peer(THEIR_ENGINES, bert_model, cwd=tmp_path)
+    run_peer(THEIR_ENGINES, bert_model)
     vectors = dict(np.load(tmp_path / "vectors.npz"))
 
     ours, theirs = (
@@ -583,13 +580,13 @@ def test_we_load_what_llama_index_wrote(bert_model, pairs, tmp_path):
     assert np.abs(vectors["full"] - base).max() > 1e-5
 
 
-INSIDE_LLAMA_INDEX = """
+INSIDE_NEIGHBOURS = """
     import asyncio, json, pickle
     import joblib
     import numpy as np
     from llama_index.core import VectorStoreIndex
     from llama_index.core.schema import TextNode
-    from skembft.integrations import to_llama_index
+    from skembft.integrations import to_langchain, to_llama_index
 
     request = json.load(open("request.json"))
     queries, documents = request["queries"], request["documents"]
@@ -625,14 +622,23 @@ INSIDE_LLAMA_INDEX = """
         retriever = index.as_retriever(similarity_top_k=3)
         hits = [retriever.retrieve(query) for query in queries]
         ids = [[int(hit.node.node_id) for hit in row] for row in hits]
-        np.savez(f"{name}.npz", queries=single, documents=found, ids=ids)
+        chain = to_langchain(finetuner)
+        np.savez(
+            f"{name}.npz",
+            queries=single,
+            documents=found,
+            ids=ids,
+            chain_queries=[chain.embed_query(text) for text in queries],
+            chain_documents=chain.embed_documents(documents),
+        )
     assert len(names) == len(request["finetuners"])
 """
 
 
 @pytest.mark.slow
-def test_inside_llama_index(bert_model, pairs, tmp_path):
-    need_peers(tmp_path, "llama_index.core", "datasets", "accelerate")
+def test_every_estimator_inside_llama_index_and_langchain(
+    bert_model, pairs, tmp_path, run_peer
+):
     queries, documents = pairs
     corpus = list(dict.fromkeys(documents))
     settings = {"epochs": 2, "random_state": 0}
@@ -646,12 +652,13 @@ def test_inside_llama_index(bert_model, pairs, tmp_path):
         joblib.dump(finetuner.fit(queries, documents), tmp_path / name)
     request = {"queries": queries, "documents": corpus, "finetuners": list(finetuners)}
     (tmp_path / "request.json").write_text(json.dumps(request))
-    run_peer(INSIDE_LLAMA_INDEX, cwd=tmp_path)
+    run_peer(INSIDE_NEIGHBOURS)
     for name, finetuner in finetuners.items():
         found = np.load(tmp_path / f"{name}.npz")
         given = finetuner.transform(queries), finetuner.transform_documents(corpus)
-        assert_allclose(found["queries"], given[0], atol=1e-6)
-        assert_allclose(found["documents"], given[1], atol=1e-6)
+        for prefix in ("", "chain_"):
+            assert_allclose(found[f"{prefix}queries"], given[0], atol=1e-6)
+            assert_allclose(found[f"{prefix}documents"], given[1], atol=1e-6)
         best = np.argsort(-(given[0] @ given[1].T), axis=1, kind="stable")[:, :3]
         assert_array_equal(found["ids"], best)
 
@@ -686,9 +693,8 @@ THEIR_ARGUMENTS = """
 
 
 @pytest.mark.slow
-def test_migration_guide_has_every_argument(tmp_path):
-    need_peers(tmp_path, "llama_index.finetuning")
-    told = json.loads(run_peer(THEIR_ARGUMENTS, cwd=tmp_path))
+def test_migration_guide_has_every_argument(run_peer):
+    told = json.loads(run_peer(THEIR_ARGUMENTS))
     guide = (ROOT / "docs" / "migrating_from_llama_index.md").read_text("utf-8")
     for name, arguments in told.items():
         section = guide.split(f"\n## {name} ")[1].split("\n## ")[0]
@@ -721,8 +727,7 @@ STANDARD_TESTS = """
 
 
 @pytest.mark.slow
-def test_langchain_standard_tests(bert_model, pairs, tmp_path):
-    need_peers(tmp_path, "langchain_tests")
+def test_langchain_standard_tests(bert_model, pairs, tmp_path, run_peer):
     adapter = AdapterFinetuner(bert_model, epochs=2, random_state=0).fit(*pairs)
     joblib.dump(adapter, tmp_path / "adapter.joblib")
     (tmp_path / "test_standard.py").write_text(textwrap.dedent(STANDARD_TESTS))
@@ -730,7 +735,7 @@ def test_langchain_standard_tests(bert_model, pairs, tmp_path):
         import pytest, sys
         sys.exit(pytest.main(["-q", "-rA", "-o", "asyncio_mode=auto", "."]))
     """
-    told = run_peer(pytest_here, cwd=tmp_path)
+    told = run_peer(pytest_here)
     assert "passed" in told and "failed" not in told
     for name in ("test_embed_query", "test_embed_documents", "test_aembed_documents"):
         assert f"PASSED test_standard.py::TestIntegration::{name}" in told

@@ -11,6 +11,7 @@ import joblib
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
+from sklearn.frozen import FrozenEstimator
 
 import skembft
 from skembft import (
@@ -18,7 +19,9 @@ from skembft import (
     CorpusFinetuner,
     EmbeddingFinetuner,
     PrecomputedEncoder,
+    SentenceEncoder,
 )
+from skembft._utils import thawed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
@@ -52,8 +55,14 @@ def in_a_fresh_process(estimator, pairs, folder):
         lambda model: EmbeddingFinetuner(
             model, query_prompt="red1 ", max_seq_length=6, truncate_dim=8, epochs=1
         ),
+        lambda model: CorpusFinetuner(model, gamma=0.3, validation_fraction=None),
+        lambda model: CorpusFinetuner(
+            AdapterFinetuner(model, epochs=2, random_state=0),
+            gamma=0.3,
+            validation_fraction=None,
+        ),
     ],
-    ids=["adapter", "embedding"],
+    ids=["adapter", "embedding", "corpus", "stack"],
 )
 def test_round_trip_in_a_fresh_process(bert_model, pairs, tmp_path, make):
     estimator = make(bert_model).fit(*pairs)
@@ -111,6 +120,31 @@ def test_an_adapter_refuses_another_model(bert_model, static_model, pairs, tmp_p
     shutil.rmtree(path)
     with pytest.raises(OSError, match="Could not load the model"):
         pickle.loads(dumped).transform(pairs[0])
+
+
+@pytest.mark.parametrize("way", ["pickle", "directory"])
+def test_fitted_on_a_device_that_is_not_here(bert_model, pairs, tmp_path, way):
+    """As if fitted on another machine: what is left of it is the name of the device."""
+    encoder = SentenceEncoder(bert_model, cache_dir=str(tmp_path / "store"))
+    for estimator in (
+        EmbeddingFinetuner(bert_model, epochs=1),
+        AdapterFinetuner(encoder, epochs=2),
+        AdapterFinetuner(FrozenEstimator(encoder), epochs=2),
+        CorpusFinetuner(encoder, gamma=0.3, validation_fraction=None),
+    ):
+        expected = estimator.fit(*pairs).transform(pairs[0])
+        owner = thawed(getattr(estimator, "encoder_", estimator))
+        owner.set_params(device="cuda:63")
+        if way == "pickle":
+            estimator = pickle.loads(pickle.dumps(estimator))
+        else:
+            estimator.save_pretrained(tmp_path / "saved")
+            estimator = skembft.load(tmp_path / "saved")
+        new = f"{pairs[0][0]} red1"  # not in the store
+        np.testing.assert_allclose(estimator.transform(pairs[0]), expected, atol=1e-6)
+        assert estimator.transform([new]).shape == (1, 32)
+    with pytest.raises(ValueError, match="'cuda:63' is not available"):
+        SentenceEncoder(bert_model, device="cuda:63").transform(["another"])
 
 
 def test_another_version_warns(pairs):
