@@ -333,6 +333,8 @@ def _make_old(directory, path, name):
             types = config["types"] = {
                 k: _old_name(v) for k, v in config["types"].items()
             }
+            if not config["parameters"].get("route_mappings"):  # unknown to 5.2
+                config["parameters"].pop("route_mappings", None)
             _write_json(folder / "router_config.json", config)
             for inner, kind in types.items():
                 _make_old(folder, inner, kind)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Router
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
@@ -69,7 +70,20 @@ np.savez(sys.argv[1], **out)
 
 
 @pytest.fixture(scope="module")
-def finetuners(static_model, bert_model, pairs):
+def router_model(static_model, tmp_path_factory):
+    """A model that has a Router itself: other weights for documents."""
+    query, document = (SentenceTransformer(static_model)[0] for _ in range(2))
+    document.embedding.weight.data += 0.5
+    router = Router.for_query_document([query], [document])
+    path = str(tmp_path_factory.mktemp("router"))
+    SentenceTransformer(modules=[router, Normalize()], device="cpu").save_pretrained(
+        path, create_model_card=False
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def finetuners(static_model, bert_model, router_model, pairs):
     """One fitted finetuner of every kind that a directory can hold."""
     queries, documents = pairs
     found = {
@@ -79,12 +93,16 @@ def finetuners(static_model, bert_model, pairs):
     for name, options in ENCODERS.items():
         encoder = SentenceEncoder(bert_model, **options)
         found[f"over {name}"] = adapter(encoder).fit(queries, documents)
+    found["over a router"] = adapter(router_model).fit(queries, documents)
     whole = {"epochs": 1, "batch_size": 20, "learning_rate": 1e-3, "random_state": 0}
     found["whole"] = EmbeddingFinetuner(bert_model, **whole).fit(queries, documents)
     found["whole, truncated"] = EmbeddingFinetuner(
         bert_model, truncate_dim=10, query_prompt="red1 ", **whole
     ).fit(queries, documents)
     found["lora"] = EmbeddingFinetuner(bert_model, trainable="lora", **whole).fit(
+        queries, documents
+    )
+    found["whole router"] = EmbeddingFinetuner(router_model, **whole).fit(
         queries, documents
     )
     found["over a whole model"] = adapter(FrozenEstimator(found["whole"])).fit(
