@@ -98,6 +98,7 @@ def bare_trainer(
     epochs=2,
     learning_rate=2e-5,
     seed=0,
+    bf16=False,
     batch_sampler="batch_sampler",
 ):
     """Train `model` by Sentence Transformers alone, as `EmbeddingFinetuner` does.
@@ -125,6 +126,7 @@ def bare_trainer(
                 weight_decay=0.01,
                 warmup_steps=int(steps * 0.1),
                 seed=seed,
+                bf16=bf16,
                 batch_sampler=batch_sampler,
                 use_cpu=model.device.type == "cpu",
                 save_strategy="no",

@@ -24,6 +24,7 @@ from _common import (
 from sklearn.model_selection import GroupShuffleSplit
 
 from skembft import EmbeddingFinetuner, SentenceEncoder
+from skembft._models import has_bf16
 from skembft.datasets import load_docstrings
 from skembft.metrics import RetrievalScorer
 
@@ -52,7 +53,7 @@ class Trained:
         return self.model.encode_document(documents, normalize_embeddings=True)
 
 
-def train_bare(data, seed):
+def train_bare(data, seed, bf16):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
 
@@ -60,7 +61,8 @@ def train_bare(data, seed):
     if not isinstance(model[-1], Normalize):
         model.append(Normalize())
     first = [documents[0] for documents in data.relevant]
-    return Trained(bare_trainer(model, data.queries, first, seed=seed))
+    model = bare_trainer(model, data.queries, first, seed=seed, bf16=bf16)
+    return Trained(model)
 
 
 def rows_of(name, fit, score, seeds):
@@ -84,8 +86,12 @@ def ten_k(args):
     train, evaluation = load_ten_k(args)
     scorer = RetrievalScorer(METRICS, corpus=evaluation.corpus)
 
+    bf16 = args.precision == "auto" and has_bf16("cpu")
+
     def finetune(seed, **options):
-        finetuner = EmbeddingFinetuner(model_path(), random_state=seed, **options)
+        finetuner = EmbeddingFinetuner(
+            model_path(), random_state=seed, precision=args.precision, **options
+        )
         return finetuner.fit(train.queries, train.relevant)
 
     return compare(
@@ -93,7 +99,7 @@ def ten_k(args):
         lambda finetuner: scorer(finetuner, evaluation.queries, evaluation.relevant),
         {
             "untouched": lambda seed: SentenceEncoder(model_path()),
-            "bare trainer": lambda seed: train_bare(train, seed),
+            "bare trainer": lambda seed: train_bare(train, seed, bf16),
             "defaults": finetune,
             "recommended": lambda seed: finetune(seed, **RECOMMENDED),
         },
@@ -124,6 +130,7 @@ def docstrings(args):
             learning_rate=5e-5,
             max_seq_length=64,
             random_state=seed,
+            precision=args.precision,
             **options,
         )
         return finetuner.fit(queries[0], relevant[0])
@@ -153,12 +160,19 @@ def main():
     parser.add_argument("--part", choices=parts, help="only this part")
     methods = ["untouched", "bare trainer", "defaults", "recommended", *LOSSES]
     parser.add_argument("--methods", nargs="+", choices=methods, help="only these")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "auto"],
+        default="float32",
+        help="of all fits",
+    )
     parser.add_argument("--seeds", type=int, default=1, help="fits of every row")
     args = start(parser)
     for name, part in parts.items():
         if args.part in (None, name):
             print(f"\n{name}", flush=True)
-            report(args, f"Full fine-tuning, {name}", part(args), seeds=args.seeds)
+            told = {"seeds": args.seeds, "precision": args.precision}
+            report(args, f"Full fine-tuning, {name}", part(args), **told)
 
 
 if __name__ == "__main__":
