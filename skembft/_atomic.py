@@ -15,12 +15,22 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 @contextmanager
 def replaced_file(path):
     """Give the path of a file to write, which then takes the place of `path`."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    if not os.fspath(path):
+        raise ValueError("path is empty; pass the name of a file.")
+    path = Path(os.path.realpath(path))  # a link stays one, to the new file
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no directory {str(path.parent)!r}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory; pass a file.")
+    # joblib compresses by the suffix; mkstemp keeps the file to its owner
+    mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+    )
     os.close(handle)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp keeps it to its owner
+        os.chmod(temporary, mode & 0o777)
         _flush(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -53,10 +63,12 @@ def replaced_directory(path):
             for name in files:
                 _flush(os.path.join(folder, name))
             _flush(folder)
-        if path.exists():
+        try:
+            os.rename(staging, path)  # which fails where there are files
+        except OSError:
+            if not path.exists():
+                raise
             _exchange(staging, path)
-        else:
-            os.rename(staging, path)
         _flush(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # what was there, or what failed

@@ -293,7 +293,9 @@ def write_model(model, path):
     with tempfile.TemporaryDirectory(dir=path, prefix=".writing-") as staging:
         with no_progress_bar():
             model.save_pretrained(staging, create_model_card=False)
-        for pattern in _WEIGHTS:  # an adapter would be put onto other weights
+        # an adapter would be put onto other weights, and what save_pretrained of a
+        # finetuner wrote there tells of another model
+        for pattern in (*_WEIGHTS, "skembft.*"):
             for old in path.glob(pattern):
                 old.unlink()
         for entry in Path(staging).iterdir():

@@ -74,12 +74,14 @@ class Exporter:
 
         if isinstance(estimator, EmbeddingFinetuner):
             return cls(estimator, {})
+        if not hasattr(estimator, "_adapter_spec"):
+            raise cannot_export(f"The encoder is of {type(estimator).__name__}.")
         adapter, params = estimator._adapter_spec
         if not isinstance(adapter, str) and any(estimator.weights_.values()):
             raise cannot_export(f"adapter={adapter.__name__} is a class of your own.")
         encoder = thawed(estimator._checked_encoder())
         if not isinstance(encoder, SentenceEncoder | EmbeddingFinetuner):
-            what = "None" if encoder is None else f"a {type(encoder).__name__}"
+            what = "None" if encoder is None else f"of {type(encoder).__name__}"
             raise cannot_export(f"The encoder is {what}.")
         if isinstance(encoder, SentenceEncoder) and encoder.backend != "torch":
             raise cannot_export(f"The encoder has backend={encoder.backend!r}.")
@@ -141,6 +143,7 @@ class Exporter:
         ends = modules[-1]["type"].endswith(".Normalize")
         if self.normalize and not ends:
             _append(directory, modules, "Normalize")
+        self.n_encoder = len(modules)
         return modules
 
     def _save_loaded(self, directory):

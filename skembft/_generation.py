@@ -44,7 +44,8 @@ it is about, and do not mention "the passage", "the text" or "the document".
 Answer with a numbered list, one question per line, and nothing else.
 """
 _SAVE_EVERY = 100  # documents
-_GIVE_UP_AFTER = 10  # documents, when the llm has not answered for any
+_GIVE_UP_AFTER = 10  # documents, when the llm has not answered for any,
+_IN_A_ROW = 50  # and when it has for some: an expired key, a server that is gone
 _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds
 _FORMAT = b'{"generate_pairs": 1, '  # how a journal begins
 
@@ -103,7 +104,8 @@ def generate_pairs(
         distinct document), `query_ids` and `corpus_ids` (lists of str, parallel to
         `queries` and `corpus`), `failures` (list of (document id, error text)),
         `DESCR` (str). Everything is in the order of `documents`, whatever the order
-        of the answers.
+        of the answers; so ids of queries change when a document that had failed is
+        answered by a later call.
 
     Raises
     ------
@@ -125,7 +127,8 @@ def generate_pairs(
     Warns
     -----
     UserWarning
-        If some documents failed: how many, and why the first of them did.
+        If some documents failed: how many, and why the first of them did. After 50
+        failures in a row no more documents are asked for.
 
     See Also
     --------
@@ -264,17 +267,25 @@ def _ask_all(answers, llm, prompt, n_queries, n_jobs, n_retries):
             asked = [i for i in missing if i not in errors]
             for document_id in asked:
                 pool.submit(ask, document_id).add_done_callback(done.put)
+            n_in_a_row = 0
             for n_done in range(1, len(asked) + 1):
                 document_id, error = _next(done).result()
+                n_in_a_row = 0 if error is None else n_in_a_row + 1
                 if error is not None:
                     errors[document_id] = error
                 if not answers.queries and n_done >= max(_GIVE_UP_AFTER, 2 * n_jobs):
                     raise _no_queries(n_done, answers.documents, error) from error
+                if n_in_a_row >= max(_IN_A_ROW, 2 * n_jobs):
+                    break
                 if n_done % _SAVE_EVERY == 0:
                     answers.save()
         finally:  # calls under way end, and are kept; others are not begun
             stop.set()
             pool.shutdown(cancel_futures=True)
+    why = RuntimeError("not asked, after many failures in a row")
+    for document_id in asked:  # all of which were, unless the loop was left
+        if document_id not in answers.queries:
+            errors.setdefault(document_id, why)
     if not answers.queries:
         error = list(errors.values())[-1]
         raise _no_queries(len(errors), answers.documents, error) from error
@@ -416,15 +427,25 @@ class _Journal(_Answers):
             self._append(header)
             return
         lines = complete.splitlines()
-        self._check_header(lines[0] if lines else content, header)
+        difference = self._compare(lines[0] if lines else content, header)
+        if difference and len(lines) == 1:  # no answer was made from the other ones
+            self._file.truncate(0)
+            self._append(header)
+            return
+        if difference:
+            raise ValueError(
+                f"{self.path} was begun with other arguments: {difference}. Pass "
+                "another path; data sets are joined by adding up their lists."
+            )
         for number, line in enumerate(lines[1:], 2):
             self._read_line(f"{self.journal}, line {number}", line)
         self._file.truncate(len(complete))
 
-    def _check_header(self, line, header):
+    def _compare(self, line, header):
+        """Say in what the first line differs, or return an empty str."""
         try:
             before = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             before = None  # the error below names the file
         match before:
             case {
@@ -433,22 +454,17 @@ class _Journal(_Answers):
                 "n_queries": int(),
                 "documents": dict(),
             }:
-                difference = _difference(before, header)
+                return _difference(before, header)
             case _:
                 raise ValueError(
                     f"{self.journal} is not a journal of generate_pairs: its first "
                     f"line is {shorten(line)}. Pass another path."
                 )
-        if difference:
-            raise ValueError(
-                f"{self.path} was begun with other arguments: {difference}. Pass "
-                "another path; data sets are joined by adding up their lists."
-            )
 
     def _read_line(self, where, line):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             record = None  # the error below shows the line
         match record:
             case {"document": str(document_id), "queries": [_, *_] as queries} if all(

@@ -1,8 +1,6 @@
-"""What integrations share: optional packages, files, the layer of an adapter."""
+"""What integrations share: optional packages, the layer of an adapter."""
 
 import importlib
-import os
-import secrets
 
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,18 +15,6 @@ def import_optional(module, who, extra):
         raise ImportError(
             f"{who} needs {module} ({error}): pip install 'skembft[{extra}]'."
         ) from error
-
-
-def write_whole(path, write):
-    """Write a file whole or not at all; `write` gets it opened for bytes."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            write(file)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def fitted(estimator):

@@ -9,7 +9,9 @@ import joblib
 import numpy as np
 
 from skembft._integrations_common import fitted, import_optional
+from skembft._precomputed import PrecomputedEncoder
 from skembft._scoring import item_kind
+from skembft._utils import thawed
 
 
 def to_llama_index(finetuner):
@@ -159,12 +161,18 @@ class TextEmbedder:
 
 def _learned(estimator):
     """Yield what determines the vectors of a fitted estimator."""
-    if hasattr(estimator, "_fingerprint"):  # a frozen encoder
+    estimator = thawed(estimator)
+    if isinstance(estimator, PrecomputedEncoder):
+        yield [estimator._table(name) for name in ("queries", "documents")]
+    elif hasattr(estimator, "_fingerprint"):
         yield estimator._fingerprint()
+    yield str(getattr(estimator, "_adapter_spec", None))
     for name in ("weights_", "moved_documents_", "moved_vectors_"):
         yield getattr(estimator, name, None)
     if hasattr(estimator, "model_"):
-        for tensor in estimator.model_.state_dict().values():
+        model = estimator.model_
+        yield str((model.prompts, model.max_seq_length, model.truncate_dim))
+        for tensor in model.state_dict().values():
             yield tensor.detach().cpu().float().numpy()
     if hasattr(estimator, "encoder_"):
         yield from _learned(estimator.encoder_)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from skembft._adapter import AdapterFinetuner
+from skembft._atomic import replaced_file, write_json
 from skembft._base import BaseFinetuner
 from skembft._base_encoder import BaseEncoder
 from skembft._frozen import _fingerprint
-from skembft._integrations_common import activation_of, fitted_adapter, write_whole
+from skembft._integrations_common import activation_of, fitted_adapter
 from skembft._training import History
-from skembft._utils import shorten
+from skembft._utils import shorten, thawed
 
 _CONFIG, _WEIGHTS = "config.json", "pytorch_model.bin"
 _LINEAR = {"in_features": int, "out_features": int, "bias": bool}
@@ -81,10 +82,19 @@ def save_llama_index_adapter(adapter, path):
     config, arrays = _to_llama_index(adapter)
     state = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     path = Path(path)
+    if (path / _CONFIG).exists():  # of a model it would be lost, and its weights
+        old = None
+        with suppress(ValueError):
+            old = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
+        if not isinstance(old, dict) or set(old) not in (set(_LINEAR), set(_TWO_LAYER)):
+            raise FileExistsError(
+                f"{path / _CONFIG} is not of an adapter of LlamaIndex, and would be "
+                "overwritten: pass another directory."
+            )
     path.mkdir(parents=True, exist_ok=True)
-    write_whole(path / _WEIGHTS, lambda file: torch.save(state, file))
-    text = json.dumps(config).encode()
-    write_whole(path / _CONFIG, lambda file: file.write(text))
+    with replaced_file(path / _WEIGHTS) as temporary:
+        torch.save(state, temporary)
+    write_json(path / _CONFIG, config)
 
 
 def _to_llama_index(adapter):
@@ -189,10 +199,13 @@ def load_llama_index_adapter(path, encoder):
     opened = None if encoder is None else adapter._open_encoder()
     if opened is None:
         adapter.n_features_in_ = dim
-    elif isinstance(opened, BaseEncoder):
-        width = dim
-        with suppress(ValueError):  # of an API known once it has encoded a text
-            width = opened._dimension()
+    else:
+        width, inner = dim, thawed(opened)
+        if isinstance(inner, BaseEncoder):
+            with suppress(ValueError):  # of an API known once it has encoded a text
+                width = inner._dimension()
+        elif isinstance(inner, BaseFinetuner):
+            width = inner.embedding_dim_
         if width != dim:
             raise ValueError(
                 f"The adapter in {path} is for vectors of {dim} dimensions, and the "
@@ -304,14 +317,17 @@ def _read_weights(path, shapes):
     found = {
         name: tuple(value.shape)
         for name, value in found.items()
-        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        if isinstance(value, torch.Tensor)
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and value.device.type == "cpu"  # "meta" holds nothing
     }
     if found != shapes:
         raise ValueError(
             f"{path} must hold floating-point tensors as config.json says, {shapes}, "
             f"got {shorten(found or state, 300)}."
         )
-    arrays = {name: value.float().numpy().copy() for name, value in state.items()}
+    arrays = {n: value.detach().float().numpy().copy() for n, value in state.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{path}: {name!r} contains NaN or infinity.")

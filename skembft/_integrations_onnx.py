@@ -1,14 +1,12 @@
 """The layer of a fitted adapter as a small ONNX graph."""
 
-from pathlib import Path
-
 import numpy as np
 
+from skembft._atomic import replaced_file
 from skembft._integrations_common import (
     activation_of,
     fitted_adapter,
     import_optional,
-    write_whole,
 )
 from skembft._utils import nearest
 from skembft._version import __version__
@@ -64,7 +62,8 @@ def to_onnx(adapter, path, *, role="query"):
     onnx = import_optional("onnx", "to_onnx", "onnx")
     model = _build(onnx, adapter, role)
     onnx.checker.check_model(model, full_check=True)
-    write_whole(Path(path), lambda file: file.write(model.SerializeToString()))
+    with replaced_file(path) as temporary:
+        onnx.save(model, temporary)
 
 
 def _build(onnx, adapter, role):

@@ -1,5 +1,6 @@
 """Directories that hold a fitted finetuner, and `load`, which reads them back."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -13,7 +14,8 @@ from sklearn.frozen import FrozenEstimator
 from skembft._atomic import replaced_directory, replaced_file
 from skembft._base import BaseFinetuner
 from skembft._encoders import SentenceEncoder
-from skembft._export import UNSAFE, Exporter
+from skembft._export import UNSAFE, Exporter, cannot_export
+from skembft._model_files import find_model
 from skembft._training import History
 from skembft._utils import shorten, thawed
 from skembft._version import __version__
@@ -22,8 +24,8 @@ _STATE, _ARRAYS = "skembft.json", "skembft.safetensors"
 _ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
 _NUMBERS = {
     "n_iter_": Integral,
-    "best_step_": Integral,
-    "best_epoch_": Real,
+    "best_step_": (Integral, type(None)),
+    "best_epoch_": (Real, type(None)),
     "base_score_": (Real, type(None)),
     "validation_score_": (Real, type(None)),
     "embedding_dim_": Integral,
@@ -98,19 +100,27 @@ def load(path):
 
 def save(finetuner, path, split=False):
     """Write a fitted finetuner as a directory; see its `save_pretrained`."""
-    if _is_corpus(finetuner):
-        if split:
-            raise ValueError("split=True: a CorpusFinetuner makes no model.")
-        export, encoder = None, thawed(finetuner._checked_encoder())
-        inner = Exporter.of(encoder) if isinstance(encoder, BaseFinetuner) else None
+    from safetensors import SafetensorError
+
+    export, encoder, inner = None, None, None
+    if type(finetuner) not in _finetuners().values():
+        raise cannot_export(f"{type(finetuner).__name__} is a class of your own.")
+    if not _is_corpus(finetuner):
+        export = Exporter.of(finetuner)
+    elif split:
+        raise ValueError("split=True: a CorpusFinetuner makes no model.")
     else:
-        export, inner = Exporter.of(finetuner), None
-    _check_place(path, export or inner)
-    with replaced_directory(path) as directory:
-        _fill(directory, finetuner, export, split)
-        if inner is not None:
-            (directory / _ENCODER).mkdir()
-            _fill(directory / _ENCODER, encoder, inner, False)
+        encoder = thawed(finetuner._checked_encoder())
+        inner = Exporter.of(encoder) if isinstance(encoder, BaseFinetuner) else None
+    _check_place(path, finetuner)
+    try:
+        with replaced_directory(path) as directory:
+            if inner is not None:
+                (directory / _ENCODER).mkdir()
+                _fill(directory / _ENCODER, encoder, inner, False)
+            _fill(directory, finetuner, export, split)
+    except SafetensorError as error:  # as on a full disk
+        raise OSError(f"{str(path)!r} cannot be written: {error}.") from error
 
 
 def _fill(directory, finetuner, export, split):
@@ -122,13 +132,13 @@ def _fill(directory, finetuner, export, split):
             export.write_role(directory / role, role)
     else:
         export.write(directory)
-    n_base = None if export is None or split else export.n_base
-    _State.of(finetuner, n_base).write(directory)
     card = _card(finetuner, split)
     (directory / "README.md").write_text(card, encoding="utf-8")
+    _State.of(finetuner, None if split else export).write(directory)
 
 
-def _check_place(path, export):
+def _check_place(path, finetuner):
+    """Refuse a path where anything but an older save would be lost."""
     if not os.fspath(path):
         raise ValueError("path is empty; pass a directory.")
     path = Path(path)
@@ -136,25 +146,57 @@ def _check_place(path, export):
         return
     if not path.is_dir():
         raise NotADirectoryError(f"{str(path)!r} is a file; pass a directory.")
-    names = {entry.name for entry in path.iterdir()}
-    if names and not names & {_STATE, "modules.json"}:
+    place = path.resolve()
+    if Path.cwd().is_relative_to(place):
         raise FileExistsError(
-            f"{str(path)!r} is not empty, and no model is in it that could be "
+            f"{str(path)!r} is or holds the current directory, which cannot be "
             "replaced: pass another directory."
         )
-    if "checkpoints" in names:
+    for model_id in _models_of(finetuner):
+        if os.path.isdir(model_id) and Path(model_id).resolve().is_relative_to(place):
+            raise FileExistsError(
+                f"{str(path)!r} is or holds the base model, which would be "
+                "overwritten: pass another directory."
+            )
+    written = _written_files(path)
+    others = sorted(_files(path) - written)
+    if others and not written:
         raise FileExistsError(
-            f"{str(path)!r} holds checkpoints, which would be lost: pass another "
-            "directory."
-        )
-    root = None if export is None else export.root
-    if root is None and export is not None and os.path.isdir(export.base.model_id):
-        root = export.base.model_id
-    if root is not None and os.path.samefile(root, path):
-        raise FileExistsError(
-            f"{str(path)!r} is the base model, which would be overwritten: pass "
+            f"{str(path)!r} is not empty, and save_pretrained did not write it: pass "
             "another directory."
         )
+    if others:
+        raise FileExistsError(
+            f"{str(path)!r} also holds {others[0]!r}, which save_pretrained did not "
+            "write and would delete: pass another directory, or move it away."
+        )
+
+
+def _models_of(estimator):
+    """The models that an estimator and its encoders stand on."""
+    while estimator is not None:
+        estimator = thawed(estimator)
+        if hasattr(estimator, "model_id"):
+            yield estimator.model_id
+        estimator = getattr(estimator, "encoder_", None)
+
+
+def _files(directory):
+    """Relative names of all files below a directory."""
+    return {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def _written_files(directory):
+    """Those that `save_pretrained` wrote there, as far as it can be told."""
+    try:
+        content = _read(directory / _STATE)
+        return {*content["files"], _STATE}
+    except (_Damaged, KeyError, TypeError):
+        return set()
 
 
 class _Damaged(Exception):
@@ -168,7 +210,8 @@ class _State:
         self.content, self.arrays = content, arrays
 
     @classmethod
-    def of(cls, finetuner, n_base):
+    def of(cls, finetuner, export):
+        """What there is to be known of a finetuner; `export` wrote its modules."""
         arrays = {}
         params, lost = _to_json(finetuner.get_params(deep=False))
         attributes = {
@@ -186,7 +229,8 @@ class _State:
             "history": [{k: _scalar(v) for k, v in e.items()} for e in history],
             "history_metric": history.metric,
             "sizes": getattr(finetuner, "_sizes", None),
-            "n_base": n_base,
+            "n_base": export and export.n_base,
+            "n_encoder": export and export.n_encoder,
         }
         if hasattr(finetuner, "encoder_"):
             content["encoder"], _ = _encoder_to_json(finetuner.encoder_)
@@ -196,7 +240,8 @@ class _State:
             content["gamma"] = float(finetuner.gamma_)
         elif hasattr(finetuner, "weights_"):
             adapter, params = finetuner._adapter_spec
-            content["adapter"] = [adapter, params] if isinstance(adapter, str) else None
+            known = isinstance(adapter, str)
+            content["adapter"] = [adapter, _plain(params)[0]] if known else None
             content["sides"] = sorted(finetuner.weights_)
             for side, weights in finetuner.weights_.items():
                 arrays.update({f"{side}.{k}": v for k, v in weights.items()})
@@ -205,9 +250,14 @@ class _State:
     def write(self, directory):
         from safetensors.numpy import save_file
 
-        _write(directory / _STATE, self.content)
         arrays = {k: np.ascontiguousarray(v) for k, v in self.arrays.items()}
         save_file(arrays, directory / _ARRAYS)
+        # which files there are, and what the weights are
+        files = {
+            name: _digest(directory / name) if name.endswith(".safetensors") else None
+            for name in sorted(_files(directory))
+        }
+        _write(directory / _STATE, {**self.content, "files": files})
 
     @classmethod
     def read(cls, path):
@@ -220,12 +270,15 @@ class _State:
             ("not_restored", dict),
             ("attributes", dict),
             ("history", list),
+            ("files", dict),
         ):
             _check(content.get(name), kind, f"{name!r} in {_STATE}")
         for entry in content["history"]:
             _check(entry, dict, f"'history' in {_STATE}")
-        for name, value in content["attributes"].items():
-            _check(value, _NUMBERS.get(name, ()), f"{name!r} in {_STATE}")
+        attributes = content["attributes"]
+        for name in {**_NUMBERS, **attributes}:
+            kinds = _NUMBERS.get(name, ())
+            _check(attributes.get(name), kinds, f"{name!r} in {_STATE}")
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -235,11 +288,19 @@ class _State:
             raise _Damaged(f"{_ARRAYS} is missing") from None
         except SafetensorError as error:
             raise _Damaged(f"{_ARRAYS} is damaged ({error})") from None
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise _Damaged(f"{name!r} in {_ARRAYS} contains NaN or infinity")
+        for name, digest in content["files"].items():
+            if digest is None or ".." in name.split("/") or not (path / name).is_file():
+                continue  # what is needed and missing is told by who reads it
+            if _digest(path / name) != digest:
+                raise _Damaged(f"{name} is not as it was written")
         return cls(content, arrays)
 
     def finetuner(self, path):
         finetuner = _from_json(self.content, _finetuners())
-        lost = self.content["not_restored"]
+        lost = _not_restored(self.content)
         if lost:
             listed = ", ".join(f"{k} ({v})" for k, v in lost.items())
             warnings.warn(
@@ -269,7 +330,7 @@ class _State:
             best_step=content["attributes"].get("best_step_", 0),
         )
         finetuner._sizes = content.get("sizes")
-        if type(finetuner).__name__ == "EmbeddingFinetuner":
+        if isinstance(finetuner, _finetuners()["EmbeddingFinetuner"]):
             finetuner.model_ = self._base_model(path, finetuner)
             return
         self._restore_encoder(finetuner, path)
@@ -280,28 +341,46 @@ class _State:
 
     def _restore_encoder(self, finetuner, path):
         encoder = self.content.get("encoder")
-        if encoder is None:
+        if not isinstance(encoder, dict):
             raise _Damaged(
-                f"the encoder of the {type(finetuner).__name__} is no SentenceEncoder, "
-                "and is not in the directory; its vectors are in "
-                f"{_ARRAYS}. Use skembft.dump to keep the finetuner itself"
+                f"its encoder ({shorten(encoder)}) is none that a directory can hold. "
+                f"The vectors are in {_ARRAYS}; skembft.dump keeps the finetuner itself"
             )
-        _check(encoder, dict, f"'encoder' in {_STATE}")
-        is_frozen = encoder.get("frozen") is True
-        if _is_corpus(finetuner) and (path / _ENCODER).is_dir():
-            encoder = load(path / _ENCODER)
-        else:
-            encoder = _from_json(encoder, {**_finetuners(), **_encoders()})
-            if hasattr(encoder, "model_output_path"):  # an EmbeddingFinetuner
-                encoder.model_ = self._base_model(path, encoder)
-                encoder.embedding_dim_ = int(encoder.model_.get_embedding_dimension())
-        finetuner.encoder_ = encoder
-        if is_frozen:
-            finetuner.encoder = finetuner.encoder_ = FrozenEstimator(encoder)
         fingerprint = self.content.get("fingerprint")
         _check(fingerprint, (str, type(None)), f"'fingerprint' in {_STATE}")
-        finetuner._encoder_fingerprint = fingerprint
+        if _is_corpus(finetuner) and (path / _ENCODER).is_dir():
+            is_frozen = encoder.get("frozen") is True
+            encoder = load(path / _ENCODER)
+            encoder = FrozenEstimator(encoder) if is_frozen else encoder
+        else:
+            encoder = _from_json(encoder, {**_finetuners(), **_encoders()})
+            inner = thawed(encoder)
+            if isinstance(inner, BaseFinetuner):
+                self._fill_in(inner, path, "n_base")
+            elif self.content.get("n_encoder") and not _is_here(inner):
+                encoder, fingerprint = self._saved_encoder(path, inner), None
+        finetuner.encoder_, finetuner._encoder_fingerprint = encoder, fingerprint
+        if isinstance(encoder, FrozenEstimator) and isinstance(
+            finetuner.encoder, FrozenEstimator
+        ):
+            finetuner.encoder = encoder  # the parameter alone would not be fitted
         finetuner._encoder_checked = False
+
+    def _fill_in(self, encoder, path, n_modules):
+        """Give an EmbeddingFinetuner the model in the directory."""
+        encoder.model_ = self._base_model(path, encoder, n_modules)
+        encoder.embedding_dim_ = int(encoder.model_.get_embedding_dimension())
+        encoder.history_ = History()
+        encoder.n_iter_, encoder.base_score_, encoder.validation_score_ = 0, None, None
+        encoder.best_step_ = encoder.best_epoch_ = None
+
+    def _saved_encoder(self, path, encoder):
+        """The base of an adapter, from the directory: where it was is not here."""
+        saved = _finetuners()["EmbeddingFinetuner"](
+            str(path), precision=encoder.precision, device=encoder.device
+        )
+        self._fill_in(saved, path, "n_encoder")
+        return FrozenEstimator(saved)
 
     def _restore_adapter(self, finetuner):
         adapter = self.content.get("adapter") or ["linear", {}]
@@ -344,19 +423,19 @@ class _State:
         dot = finetuner.method == "nudge_m"
         finetuner.similarity_ = "dot" if dot else "cosine"
 
-    def _base_model(self, path, finetuner):
-        """The model of an `EmbeddingFinetuner`, without what was put behind it."""
+    def _base_model(self, path, finetuner, n_modules="n_base"):
+        """The first modules of the model in the directory."""
         from sentence_transformers import SentenceTransformer
 
         from skembft._models import is_available, no_progress_bar
 
-        n_base = self.content.get("n_base")
-        if n_base is None and not (path / "modules.json").exists():
+        count = self.content.get(n_modules)
+        if count is None and not (path / "modules.json").exists():
             raise _Damaged(
                 "it was saved with split=True, as two models for serving; their "
                 "directories 'query' and 'document' load, the finetuner does not"
             )
-        _check(n_base, int, f"'n_base' in {_STATE}")
+        _check(count, int, f"{n_modules!r} in {_STATE}")
         for file in path.rglob("*"):
             if file.suffix in UNSAFE:
                 raise _Damaged(f"{file.name} may hold code; only safetensors are read")
@@ -369,8 +448,10 @@ class _State:
         except Exception as error:  # each kind of damaged file has its own
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise _Damaged(f"the model's files are damaged ({reason})") from error
+        if not 1 <= count <= len(whole):
+            raise _Damaged(f"{n_modules!r} in {_STATE} is {count}, of {len(whole)}")
         model = SentenceTransformer(
-            modules=list(whole)[:n_base],
+            modules=list(whole)[:count],
             device=device,
             prompts=whole.prompts,
             similarity_fn_name=whole.similarity_fn_name,
@@ -414,6 +495,8 @@ def _to_json(params):
     """Return parameters as JSON values, and {name: what it was} of all others."""
     kept, lost = {}, {}
     for name, value in params.items():
+        if name in _LOCAL:
+            continue
         if hasattr(value, "get_params") and not isinstance(value, type):
             value, known = _encoder_to_json(value)
         else:
@@ -425,8 +508,12 @@ def _to_json(params):
     return kept, lost
 
 
+# of places on this machine and of rights on it: not for others to set
+_LOCAL = {"cache_dir": None, "model_output_path": None, "trust_remote_code": False}
+
+
 def _encoder_to_json(encoder):
-    """Return ({"class", "params"}, True) of what is ours, or (name, False)."""
+    """Return (its class and parameters, True) of what is ours, or (name, False)."""
     if isinstance(encoder, FrozenEstimator):
         inner, known = _encoder_to_json(encoder.estimator)
         return ({**inner, "frozen": True}, True) if known else (inner, False)
@@ -435,7 +522,19 @@ def _encoder_to_json(encoder):
     if names.get(cls.__name__) is not cls:
         return _name(encoder), False
     params, lost = _to_json(encoder.get_params(deep=False))
-    return {"class": cls.__name__, "params": params}, True
+    content = {"class": cls.__name__, "params": params, "not_restored": lost}
+    return content, True
+
+
+def _not_restored(content):
+    """{name: what it was} of the parameters that are not in the JSON."""
+    lost = content.get("not_restored") or {}
+    _check(lost, dict, f"'not_restored' in {_STATE}")
+    inner = content.get("params", {}).get("encoder")
+    if isinstance(inner, dict):
+        nested = _not_restored(inner)
+        lost = {**lost, **{f"encoder__{name}": v for name, v in nested.items()}}
+    return lost
 
 
 def _plain(value):
@@ -475,6 +574,8 @@ def _from_json(content, classes):
     unknown = set(params) - set(cls._get_param_names())
     if unknown:
         raise _Damaged(f"{cls.__name__} has no parameter {sorted(unknown)[0]!r}")
+    for name in set(params) & set(_LOCAL):
+        raise _Damaged(f"it sets {name}, which is not for a file to set")
     if isinstance(params.get("encoder"), dict):
         params["encoder"] = _from_json(
             params["encoder"], {**_finetuners(), **_encoders()}
@@ -483,8 +584,8 @@ def _from_json(content, classes):
     try:
         estimator._validate_params()
     except ValueError as error:
-        raise _Damaged(str(error)) from None
-    return estimator
+        raise _Damaged(str(error).rstrip(".")) from None
+    return FrozenEstimator(estimator) if content.get("frozen") is True else estimator
 
 
 def _finetuners():
@@ -501,7 +602,17 @@ def _encoders():
 
 
 def _is_corpus(finetuner):
-    return type(finetuner).__name__ == "CorpusFinetuner"
+    return isinstance(finetuner, _finetuners()["CorpusFinetuner"])
+
+
+def _is_here(encoder):
+    """Whether the model of a SentenceEncoder is on this machine."""
+    return find_model(os.fspath(encoder.model_id)) is not None
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _scalar(value):

@@ -527,6 +527,36 @@ def test_a_line_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
     assert asked.counts == dict.fromkeys(set(range(12)) - kept, 1)
 
 
+def test_a_prompt_can_be_mended_before_the_first_answer(tmp_path):
+    path = tmp_path / "x.json"
+
+    def refuses(prompt):
+        raise ConnectionError("401")
+
+    with pytest.raises(RuntimeError, match="nothing was generated"):
+        generate_pairs(DOCUMENTS, refuses, path=path, n_queries=3)
+    same(generate_pairs(DOCUMENTS, llm, path=path), generate_pairs(DOCUMENTS, llm))
+
+
+def test_a_key_that_expires_stops_the_calls(tmp_path):
+    documents, calls = [f"document {i}" for i in range(400)], []
+
+    def expires(prompt):
+        calls.append(prompt)
+        if len(calls) > 10:
+            time.sleep(0.01)
+            raise ConnectionError("401")
+        return "1. What?"
+
+    with pytest.warns(UserWarning, match="390 of 400 documents have no queries"):
+        data = generate_pairs(
+            documents, expires, path=tmp_path / "x.json", n_jobs=1, n_retries=0
+        )
+    assert 60 <= len(calls) < 200
+    assert data.failures[0][1] == "ConnectionError: 401"
+    assert "after many failures in a row" in data.failures[-1][1]
+
+
 # other arguments, other files
 
 

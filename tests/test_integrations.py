@@ -1,6 +1,7 @@
 """Ways out of the library, and in: LlamaIndex, LangChain, ONNX, FAISS."""
 
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -26,7 +27,6 @@ from skembft import (
     EmbeddingFinetuner,
     PrecomputedEncoder,
     SentenceEncoder,
-    _integrations_common,
     _integrations_embeddings,
 )
 from skembft.datasets import load_qa_dataset, save_qa_dataset
@@ -171,7 +171,9 @@ def test_loaded_adapter_over_encoders(static_model, bert_model, pairs, tmp_path)
         assert loaded.encoder is given
         expected = adapter.transform(pairs[0])
         assert_allclose(loaded.transform(pairs[0]), expected, atol=1e-6)
-    for wrong in (bert_model, PrecomputedEncoder({"a": [1.0, 0.0]})):
+    wide = EmbeddingFinetuner(bert_model, epochs=1).fit(*pairs)
+    index = PrecomputedEncoder({"a": [1.0, 0.0]})
+    for wrong in (bert_model, index, FrozenEstimator(index), FrozenEstimator(wide)):
         with pytest.raises(ValueError, match="is for vectors of 16 dimensions, and"):
             load_llama_index_adapter(tmp_path, wrong)
     with pytest.raises(ValueError, match=r"FrozenEstimator\(finetuner\)"):
@@ -210,13 +212,53 @@ def test_llama_index_folder_is_not_left_half_written(vectors, tmp_path, monkeypa
         raise OSError("No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_integrations_common.os, "replace", full)
+        patch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="No space"):
             save_llama_index_adapter(fit(vectors, epochs=1), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     (tmp_path / "a file").touch()
     with pytest.raises(OSError):
         save_llama_index_adapter(old, tmp_path / "a file")
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "bert"}', "[1]", "not JSON"])
+def test_a_model_is_no_llama_index_folder(vectors, tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"weights")
+    with pytest.raises(FileExistsError, match="config.json is not of an adapter of Ll"):
+        save_llama_index_adapter(fit(vectors, epochs=1), tmp_path)
+    assert (tmp_path / "pytorch_model.bin").read_bytes() == b"weights"
+
+
+def test_names_differ_with_the_vectors(bert_model, pairs):
+    queries, documents = pairs
+    settings = {"epochs": 1, "random_state": 0}
+    rng = np.random.RandomState(0)
+    indices = [
+        PrecomputedEncoder((queries + documents, rng.normal(size=(80, 4))))
+        for _ in range(2)
+    ]
+    finetuners = [
+        EmbeddingFinetuner(bert_model, **settings),
+        EmbeddingFinetuner(bert_model, truncate_dim=8, **settings),
+        EmbeddingFinetuner(bert_model, document_prompt="old1 ", **settings),
+        EmbeddingFinetuner(bert_model, max_seq_length=3, **settings),
+        *(
+            AdapterFinetuner(index, learning_rate=1e-300, **settings)
+            for index in indices
+        ),
+        *indices,
+    ]
+    names = [
+        _integrations_embeddings.TextEmbedder(f.fit(queries, documents)).name()
+        for f in finetuners
+    ]
+    assert len(set(names)) == len(names)
+    again = [
+        _integrations_embeddings.TextEmbedder(pickle.loads(pickle.dumps(f))).name()
+        for f in finetuners
+    ]
+    assert again == names
 
 
 CONFIG = {"in_features": DIM, "out_features": DIM, "bias": False}

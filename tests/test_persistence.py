@@ -198,6 +198,22 @@ def test_skops_loads_adapters_with_our_types_only(static_model, pairs):
         assert loaded.history_ == estimator.history_
 
 
+def test_dump_keeps_mode_link_and_suffix(tmp_path):
+    path, link = tmp_path / "value.joblib.gz", tmp_path / "latest"
+    skembft.dump([0] * 10_000, path)
+    assert path.read_bytes()[:2] == b"\x1f\x8b"  # gzip, as joblib takes from the name
+    path.chmod(0o600)
+    link.symlink_to(path)
+    skembft.dump([1], link)
+    assert link.is_symlink() and path.stat().st_mode & 0o777 == 0o600
+    assert joblib.load(path) == [1]
+    for bad, error in (("", ValueError), (tmp_path / "no" / "x", FileNotFoundError)):
+        with pytest.raises(error, match="path is empty|There is no directory"):
+            skembft.dump([1], bad)
+    with pytest.raises(IsADirectoryError, match="is a directory; pass a file"):
+        skembft.dump([1], tmp_path)
+
+
 def test_dump_replaces_whole_files(pairs, tmp_path):
     path = tmp_path / "value.joblib"
     skembft.dump([1, 2], path)

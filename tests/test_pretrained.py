@@ -2,6 +2,8 @@
 
 import json
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +12,9 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import (
+    MultipleNegativesRankingLoss,
+)
 from sentence_transformers.sentence_transformer.modules import Normalize, Router
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -22,6 +27,7 @@ from skembft import (
     PrecomputedEncoder,
     SentenceEncoder,
 )
+from skembft.integrations import load_llama_index_adapter, save_llama_index_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
@@ -281,11 +287,11 @@ def test_what_is_there_is_not_lost(static_model, pairs, tmp_path, monkeypatch):
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "thesis.txt").write_text("years of work")
-    with pytest.raises(OSError, match="is not empty, and no model is in it"):
+    with pytest.raises(OSError, match="is not empty, and save_pretrained did not"):
         finetuner.save_pretrained(notes)
     with pytest.raises(OSError, match="is a file"):
         finetuner.save_pretrained(notes / "thesis.txt")
-    with pytest.raises(OSError, match="is the base model, which would be"):
+    with pytest.raises(OSError, match="is or holds the base model, which"):
         finetuner.save_pretrained(static_model)
     finetuner.save_pretrained(tmp_path / "model")
     before = {f: f.read_bytes() for f in (tmp_path / "model").rglob("*.*")}
@@ -298,6 +304,123 @@ def test_what_is_there_is_not_lost(static_model, pairs, tmp_path, monkeypatch):
         adapter(static_model, epochs=1).fit(*pairs).save_pretrained(tmp_path / "model")
     assert {f: f.read_bytes() for f in (tmp_path / "model").rglob("*.*")} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "notes"]
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "notes.txt", "data/x.csv"])
+def test_files_of_others_are_not_deleted(static_model, pairs, tmp_path, name):
+    finetuner = adapter(static_model, epochs=1).fit(*pairs)
+    finetuner.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "model" / name).write_text("precious")
+    with pytest.raises(FileExistsError, match=f"also holds '{name}', which save_pre"):
+        finetuner.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / name).unlink()
+    finetuner.save_pretrained(tmp_path / "model")
+
+
+def test_no_base_is_overwritten(static_model, pairs, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    shutil.copytree(static_model, base)
+    moved = CorpusFinetuner(str(base), gamma=0.3, validation_fraction=None).fit(*pairs)
+    with pytest.raises(FileExistsError, match="is or holds the base model"):
+        moved.save_pretrained(base)
+    adapter(str(base), epochs=1).fit(*pairs).save_pretrained(
+        tmp_path / "two", split=True
+    )
+    over = adapter(str(tmp_path / "two" / "document"), epochs=1).fit(*pairs)
+    for finetuner in (over, CorpusFinetuner(over, gamma=0.3, validation_fraction=None)):
+        with pytest.raises(FileExistsError, match="is or holds the base model"):
+            finetuner.fit(*pairs).save_pretrained(tmp_path / "two")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for path in (".", "..", tmp_path):
+        with pytest.raises(FileExistsError, match="the current directory"):
+            over.save_pretrained(path)
+
+
+def test_the_base_is_in_the_directory(bert_model, pairs, tmp_path, monkeypatch):
+    """An adapter opens where its base is not, from what the directory holds of it."""
+    texts = pairs[0][:5]
+    for name, options in ENCODERS.items():
+        for side in ("query", "both", "separate"):
+            base = tmp_path / "base"
+            shutil.copytree(bert_model, base)
+            monkeypatch.chdir(tmp_path)
+            finetuner = adapter(SentenceEncoder("base", **options), side=side)
+            expected = finetuner.fit(*pairs).transform(texts)
+            documents = finetuner.transform_documents(texts)
+            finetuner.save_pretrained("saved")
+            base.rename(tmp_path / "moved")
+            loaded = skembft.load("saved")
+            (tmp_path / "moved").rename(base)
+            shutil.rmtree(base)
+            for again in (loaded, pickle.loads(pickle.dumps(loaded))):
+                np.testing.assert_allclose(
+                    again.transform(texts), expected, atol=1e-6, err_msg=name
+                )
+                np.testing.assert_allclose(
+                    again.transform_documents(texts), documents, atol=1e-6, err_msg=name
+                )
+            with pytest.raises(OSError, match="Could not load the model 'base'"):
+                loaded.fit(*pairs)
+
+
+def test_what_cannot_be_loaded_is_not_saved(static_model, pairs, tmp_path):
+    class Mine(CorpusFinetuner):
+        pass
+
+    options = {"gamma": 0.3, "validation_fraction": None}
+    for finetuner in (
+        Mine(static_model, **options),
+        CorpusFinetuner(CorpusFinetuner(static_model, **options), **options),
+    ):
+        with pytest.raises(ValueError, match="skembft.dump saves other finetuners"):
+            finetuner.fit(*pairs).save_pretrained(tmp_path / "model")
+    index = PrecomputedEncoder({"q": [1.0, 0.5], "d": [1.0, 0.1], "e": [0.0, 1.0]})
+    by_id = CorpusFinetuner(index, **options).fit(["q"], ["d"], corpus=["e"])
+    by_id.save_pretrained(tmp_path / "model")  # ids and vectors, for an index
+    with pytest.raises(ValueError, match="skembft.dump keeps the finetuner itself"):
+        skembft.load(tmp_path / "model")
+
+
+def test_what_is_not_in_the_json_is_told(static_model, bert_model, pairs, tmp_path):
+    inner = EmbeddingFinetuner(bert_model, epochs=1, loss=MultipleNegativesRankingLoss)
+    finetuner = adapter(
+        inner, adapter="low_rank", adapter_params={"rank": np.int64(2)}, epochs=1
+    ).fit(*pairs)
+    finetuner.save_pretrained(tmp_path / "model")
+    with pytest.warns(UserWarning, match="defaults: encoder__loss"):
+        loaded = skembft.load(tmp_path / "model")
+    loaded.encoder_.save_pretrained(tmp_path / "inner")
+    encoder = SentenceEncoder(static_model, cache_dir=str(tmp_path / "store"))
+    adapter(encoder, epochs=1).fit(*pairs).save_pretrained(tmp_path / "model")
+    loaded = skembft.load(tmp_path / "model")  # paths of this machine do not travel
+    assert loaded.encoder_.cache_dir is None
+
+
+def test_loaded_from_llama_index_and_saved(static_model, pairs, tmp_path):
+    trained = adapter(static_model, epochs=1).fit(*pairs)
+    save_llama_index_adapter(trained, tmp_path / "theirs")
+    finetuner = load_llama_index_adapter(tmp_path / "theirs", static_model)
+    finetuner.save_pretrained(tmp_path / "model")
+    loaded = skembft.load(tmp_path / "model")
+    np.testing.assert_allclose(
+        loaded.transform(pairs[0]), trained.transform(pairs[0]), atol=1e-6
+    )
+
+
+def test_output_of_another_fit(bert_model, pairs, tmp_path):
+    options = {"epochs": 1, "learning_rate": 1e-2, "random_state": 0}
+    first = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    first.save_pretrained(tmp_path / "model")
+    options |= {"random_state": 1, "model_output_path": str(tmp_path / "model")}
+    second = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    with pytest.raises(FileNotFoundError, match="has no skembft.json"):
+        skembft.load(tmp_path / "model")
+    served = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    np.testing.assert_allclose(
+        served.encode_query(pairs[0]), second.transform(pairs[0]), atol=1e-6
+    )
 
 
 def test_a_changed_base_is_noticed(static_model, bert_model, pairs, tmp_path):
@@ -325,11 +448,18 @@ def _change(path, change):
         (lambda s: s["params"].update(epochs="many"), "epochs"),
         (lambda s: s["encoder"].update({"class": "Path"}), "names the class 'Path'"),
         (lambda s: s["encoder"]["params"].update(hook=1), "has no parameter 'hook'"),
-        (lambda s: s.update(encoder=None), "is no SentenceEncoder"),
+        (lambda s: s.update(encoder=None), "none that a directory can hold"),
         (lambda s: s.update(history="none"), "'history' in skembft.json is"),
         (lambda s: s["attributes"].update(__class__="x"), "'__class__' in skembft"),
         (lambda s: s.update(adapter=["os"]), "'adapter' in skembft.json is"),
         (lambda s: s.update(sides=["x"]), "'sides' in skembft.json is"),
+        (lambda s: s.update(attributes={}), "'n_iter_' in skembft.json is None"),
+        (
+            lambda s: s["encoder"]["params"].update(trust_remote_code=True),
+            "it sets trust_remote_code, which is not for a file",
+        ),
+        (lambda s: s["params"].update(cache_dir="/tmp"), "no parameter 'cache_dir'"),
+        (lambda s: s["encoder"]["params"].update(cache_dir="x"), "it sets cache_dir"),
     ],
 )
 def test_tampered_state(static_model, pairs, tmp_path, change, message):
@@ -344,6 +474,13 @@ def test_damaged_files(static_model, pairs, tmp_path):
     adapter(static_model, epochs=1).fit(*pairs).save_pretrained(path)
     arrays = path / "skembft.safetensors"
     whole = arrays.read_bytes()
+    weights = next(path.rglob("model.safetensors"))
+    before = weights.read_bytes()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(ValueError, match="model.safetensors is not as it was written"):
+        skembft.load(path)
+    weights.write_bytes(before)
+    skembft.load(path)
     arrays.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="skembft.safetensors is damaged"):
         skembft.load(path)
