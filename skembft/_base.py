@@ -312,7 +312,8 @@ class BaseFinetuner(
         :func:`skembft.load` gives back the finetuner.
 
         The directory is written beside `path` and then put in its place: a failure
-        leaves what was there. Only a directory that holds a model is replaced.
+        leaves what was there. Only what this method wrote before is replaced, and no
+        directory with other files in it.
 
         Parameters
         ----------

@@ -379,7 +379,10 @@ def test_what_cannot_be_loaded_is_not_saved(static_model, pairs, tmp_path):
     index = PrecomputedEncoder({"q": [1.0, 0.5], "d": [1.0, 0.1], "e": [0.0, 1.0]})
     by_id = CorpusFinetuner(index, **options).fit(["q"], ["d"], corpus=["e"])
     by_id.save_pretrained(tmp_path / "model")  # ids and vectors, for an index
-    with pytest.raises(ValueError, match="skembft.dump keeps the finetuner itself"):
+    with (
+        pytest.raises(ValueError, match="skembft.dump keeps the finetuner itself"),
+        pytest.warns(UserWarning, match="encoder .skembft._precomputed.Precomputed"),
+    ):
         skembft.load(tmp_path / "model")
 
 
@@ -452,6 +455,12 @@ def _change(path, change):
         (lambda s: s.update(history="none"), "'history' in skembft.json is"),
         (lambda s: s["attributes"].update(__class__="x"), "'__class__' in skembft"),
         (lambda s: s.update(adapter=["os"]), "'adapter' in skembft.json is"),
+        (lambda s: s.update(adapter=["mlp", {}]), "holds no 'mlp' adapter"),
+        (
+            lambda s: s.update(adapter=["mlp", {"activation": "x"}]),
+            "'adapter' in skemb",
+        ),
+        (lambda s: s.update(sizes="x"), "'sizes' in skembft.json is"),
         (lambda s: s.update(sides=["x"]), "'sides' in skembft.json is"),
         (lambda s: s.update(attributes={}), "'n_iter_' in skembft.json is None"),
         (

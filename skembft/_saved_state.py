@@ -1,0 +1,485 @@
+"""What a saved directory tells of a fitted finetuner: JSON and arrays, no code."""
+
+import hashlib
+import json
+import os
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+from skembft._base import BaseFinetuner
+from skembft._encoders import SentenceEncoder
+from skembft._export import UNSAFE
+from skembft._model_files import find_model
+from skembft._training import History
+from skembft._utils import shorten, thawed
+from skembft._version import __version__
+
+STATE, ARRAYS = "skembft.json", "skembft.safetensors"
+ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
+_NUMBERS = {
+    "n_iter_": Integral,
+    "best_step_": (Integral, type(None)),
+    "best_epoch_": (Real, type(None)),
+    "base_score_": (Real, type(None)),
+    "validation_score_": (Real, type(None)),
+    "embedding_dim_": Integral,
+}
+
+
+def files_in(directory):
+    """Relative names of all files below a directory."""
+    return {
+        path.relative_to(directory).as_posix()
+        for path in directory.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+class Damaged(Exception):
+    """Says what is wrong with the files of a directory."""
+
+
+class State:
+    """What a directory holds beside the files of Sentence Transformers."""
+
+    def __init__(self, content, arrays):
+        self.content, self.arrays = content, arrays
+
+    @classmethod
+    def of(cls, finetuner, export):
+        """What there is to be known of a finetuner; `export` wrote its modules."""
+        arrays = {}
+        params, lost = _to_json(finetuner.get_params(deep=False))
+        attributes = {
+            name: _scalar(getattr(finetuner, name))
+            for name in _NUMBERS
+            if hasattr(finetuner, name)
+        }
+        history = finetuner.history_
+        content = {
+            "skembft": __version__,
+            "class": type(finetuner).__name__,
+            "params": params,
+            "not_restored": lost,
+            "attributes": attributes,
+            "history": [{k: _scalar(v) for k, v in e.items()} for e in history],
+            "history_metric": history.metric,
+            "sizes": getattr(finetuner, "_sizes", None),
+            "n_base": export and export.n_base,
+            "n_encoder": export and export.n_encoder,
+        }
+        if hasattr(finetuner, "encoder_"):
+            content["encoder"], _ = _encoder_to_json(finetuner.encoder_)
+            content["fingerprint"] = finetuner._encoder_fingerprint
+        if is_corpus(finetuner):
+            arrays["moved_vectors"] = finetuner.moved_vectors_
+            content["gamma"] = float(finetuner.gamma_)
+        elif hasattr(finetuner, "weights_"):
+            adapter, params = finetuner._adapter_spec
+            known = isinstance(adapter, str)
+            content["adapter"] = [adapter, plain(params)[0]] if known else None
+            content["sides"] = sorted(finetuner.weights_)
+            for side, weights in finetuner.weights_.items():
+                arrays.update({f"{side}.{k}": v for k, v in weights.items()})
+        return cls(content, arrays)
+
+    def write(self, directory):
+        from safetensors.numpy import save_file
+
+        arrays = {k: np.ascontiguousarray(v) for k, v in self.arrays.items()}
+        save_file(arrays, directory / ARRAYS)
+        # which files there are, and what the weights are
+        files = {
+            name: _digest(directory / name) if name.endswith(".safetensors") else None
+            for name in sorted(files_in(directory))
+        }
+        write_json(directory / STATE, {**self.content, "files": files})
+
+    @classmethod
+    def read(cls, path):
+        content = read_json(path / STATE)
+        _check(content, dict, STATE)
+        for name, kind in (
+            ("skembft", str),
+            ("class", str),
+            ("params", dict),
+            ("not_restored", dict),
+            ("attributes", dict),
+            ("history", list),
+            ("files", dict),
+        ):
+            _check(content.get(name), kind, f"{name!r} in {STATE}")
+        for entry in content["history"]:
+            _check(entry, dict, f"'history' in {STATE}")
+        attributes = content["attributes"]
+        for name in {**_NUMBERS, **attributes}:
+            kinds = _NUMBERS.get(name, ())
+            _check(attributes.get(name), kinds, f"{name!r} in {STATE}")
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            arrays = load_file(path / ARRAYS)
+        except FileNotFoundError:
+            raise Damaged(f"{ARRAYS} is missing") from None
+        except SafetensorError as error:
+            raise Damaged(f"{ARRAYS} is damaged ({error})") from None
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise Damaged(f"{name!r} in {ARRAYS} contains NaN or infinity")
+        for name, digest in content["files"].items():
+            if digest is None or ".." in name.split("/") or not (path / name).is_file():
+                continue  # what is needed and missing is told by who reads it
+            if _digest(path / name) != digest:
+                raise Damaged(f"{name} is not as it was written")
+        return cls(content, arrays)
+
+    def finetuner(self, path):
+        finetuner = _from_json(self.content, finetuners())
+        lost = _not_restored(self.content)
+        if lost:
+            listed = ", ".join(f"{k} ({v})" for k, v in lost.items())
+            warnings.warn(
+                f"Parameters that JSON cannot hold have their defaults: {listed}. The "
+                "vectors are not affected; set them before another fit.",
+                UserWarning,
+                stacklevel=3,
+            )
+        if self.content["skembft"] != __version__:
+            warnings.warn(
+                f"This {type(finetuner).__name__} was saved by skembft "
+                f"{self.content['skembft']}, this is {__version__}: results may "
+                "differ.",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._restore(finetuner, path)
+        return finetuner
+
+    def _restore(self, finetuner, path):
+        content = self.content
+        for name, value in content["attributes"].items():
+            setattr(finetuner, name, value)
+        finetuner.history_ = History(
+            content["history"],
+            metric=content.get("history_metric"),
+            best_step=content["attributes"].get("best_step_", 0),
+        )
+        sizes = content.get("sizes")
+        _check(sizes, (dict, type(None)), f"'sizes' in {STATE}")
+        finetuner._sizes = sizes
+        if isinstance(finetuner, finetuners()["EmbeddingFinetuner"]):
+            finetuner.model_ = self._base_model(path, finetuner)
+            return
+        self._restore_encoder(finetuner, path)
+        if is_corpus(finetuner):
+            self._restore_corpus(finetuner, path)
+        else:
+            self._restore_adapter(finetuner)
+
+    def _restore_encoder(self, finetuner, path):
+        encoder = self.content.get("encoder")
+        if not isinstance(encoder, dict):
+            raise Damaged(
+                f"its encoder ({shorten(encoder)}) is none that a directory can hold. "
+                f"The vectors are in {ARRAYS}; skembft.dump keeps the finetuner itself"
+            )
+        fingerprint = self.content.get("fingerprint")
+        _check(fingerprint, (str, type(None)), f"'fingerprint' in {STATE}")
+        if is_corpus(finetuner) and (path / ENCODER).is_dir():
+            is_frozen = encoder.get("frozen") is True
+            encoder = State.read(path / ENCODER).finetuner(path / ENCODER)
+            encoder = FrozenEstimator(encoder) if is_frozen else encoder
+        else:
+            encoder = _from_json(encoder, {**finetuners(), **_encoders()})
+            inner = thawed(encoder)
+            if isinstance(inner, BaseFinetuner):
+                self._fill_in(inner, path, "n_base")
+            elif self.content.get("n_encoder") and not _is_here(inner):
+                encoder, fingerprint = self._saved_encoder(path, inner), None
+        finetuner.encoder_, finetuner._encoder_fingerprint = encoder, fingerprint
+        if isinstance(encoder, FrozenEstimator) and isinstance(
+            finetuner.encoder, FrozenEstimator
+        ):
+            finetuner.encoder = encoder  # the parameter alone would not be fitted
+        finetuner._encoder_checked = False
+
+    def _fill_in(self, encoder, path, n_modules):
+        """Give an EmbeddingFinetuner the model in the directory."""
+        encoder.model_ = self._base_model(path, encoder, n_modules)
+        encoder.embedding_dim_ = int(encoder.model_.get_embedding_dimension())
+        encoder.history_ = History()
+        encoder.n_iter_, encoder.base_score_, encoder.validation_score_ = 0, None, None
+        encoder.best_step_ = encoder.best_epoch_ = None
+
+    def _saved_encoder(self, path, encoder):
+        """The base of an adapter, from the directory: where it was is not here."""
+        saved = finetuners()["EmbeddingFinetuner"](
+            str(path), precision=encoder.precision, device=encoder.device
+        )
+        self._fill_in(saved, path, "n_encoder")
+        return FrozenEstimator(saved)
+
+    def _restore_adapter(self, finetuner):
+        adapter = self.content.get("adapter") or ["linear", {}]
+        sides = self.content.get("sides")
+        if sides not in (["query"], ["document", "query"]):
+            raise Damaged(f"'sides' in {STATE} is {shorten(sides)}")
+        if not (
+            isinstance(adapter, list)
+            and len(adapter) == 2
+            and adapter[0] in ("linear", "low_rank", "mlp")
+            and isinstance(adapter[1], dict)
+            and adapter[1].get("activation", "relu") in ("relu", "gelu", "silu")
+        ):
+            raise Damaged(f"'adapter' in {STATE} is {shorten(adapter)}")
+        finetuner._adapter_spec = tuple(adapter)
+        weights = {side: {} for side in sides}
+        for name, array in self.arrays.items():
+            side, _, key = name.partition(".")
+            if side not in weights or array.dtype != np.float32:
+                raise Damaged(f"{ARRAYS} holds {name!r}, {array.dtype}")
+            weights[side][key] = array
+        for side, layer in weights.items():
+            if self.content.get("adapter") and not layer:
+                raise Damaged(f"{ARRAYS} lacks the weights of {side!r}")
+            if layer and ("weight_1" in layer) != (adapter[0] == "mlp"):
+                raise Damaged(f"{ARRAYS} holds no {adapter[0]!r} adapter")
+            _check_shapes(layer, finetuner.embedding_dim_)
+        finetuner.weights_ = weights
+
+    def _restore_corpus(self, finetuner, path):
+        documents = read_json(path / "documents.json")
+        vectors = self.arrays.get("moved_vectors")
+        gamma = self.content.get("gamma")
+        _check(documents, list, "documents.json")
+        _check(gamma, Real, f"'gamma' in {STATE}")
+        for document in documents:
+            _check(document, (str, int), "a document in documents.json")
+        if not np.isfinite(gamma) or len(set(documents)) < len(documents):
+            raise Damaged(f"'gamma' is {gamma}, or documents.json repeats a document")
+        shape = (len(documents), finetuner.embedding_dim_)
+        if vectors is None or vectors.shape != shape or vectors.dtype != np.float32:
+            raise Damaged(f"{ARRAYS} holds no 'moved_vectors' of shape {shape}")
+        finetuner.moved_documents_, finetuner.moved_vectors_ = documents, vectors
+        finetuner.gamma_ = gamma
+        dot = finetuner.method == "nudge_m"
+        finetuner.similarity_ = "dot" if dot else "cosine"
+
+    def _base_model(self, path, finetuner, n_modules="n_base"):
+        """The first modules of the model in the directory."""
+        from sentence_transformers import SentenceTransformer
+
+        from skembft._models import is_available, no_progress_bar
+
+        count = self.content.get(n_modules)
+        if count is None and not (path / "modules.json").exists():
+            raise Damaged(
+                "it was saved with split=True, as two models for serving; their "
+                "directories 'query' and 'document' load, the finetuner does not"
+            )
+        _check(count, int, f"{n_modules!r} in {STATE}")
+        for file in path.rglob("*"):
+            if file.suffix in UNSAFE:
+                raise Damaged(f"{file.name} may hold code; only safetensors are read")
+        device = finetuner.device if is_available(finetuner.device) else None
+        try:
+            with no_progress_bar():
+                whole = SentenceTransformer(
+                    str(path), device=device, local_files_only=True
+                )
+        except Exception as error:  # each kind of damaged file has its own
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise Damaged(f"the model's files are damaged ({reason})") from error
+        if not 1 <= count <= len(whole):
+            raise Damaged(f"{n_modules!r} in {STATE} is {count}, of {len(whole)}")
+        model = SentenceTransformer(
+            modules=list(whole)[:count],
+            device=device,
+            prompts=whole.prompts,
+            similarity_fn_name=whole.similarity_fn_name,
+            truncate_dim=finetuner.truncate_dim,
+        ).eval()
+        if getattr(model, "transformers_model", None) is not None:
+            model.transformers_model.config._name_or_path = finetuner.model_id
+        return model
+
+
+def _check_shapes(layer, dim):
+    """Raise an error where the arrays of an adapter do not fit one another."""
+    keys = set(layer)
+    if keys not in (
+        set(),
+        {"weight"},
+        {"weight", "bias"},
+        {"weight_1", "bias_1", "weight_2", "bias_2"},
+    ):
+        raise Damaged(f"{ARRAYS} holds {sorted(keys)}, which is no adapter")
+    hidden = len(layer["weight_1"]) if "weight_1" in keys else None
+    shapes = {
+        "bias": (dim,),
+        "weight_1": (hidden, dim),
+        "bias_1": (hidden,),
+        "weight_2": (dim, hidden),
+        "bias_2": (dim,),
+    }
+    for key, array in layer.items():
+        ok = array.shape == shapes.get(key)
+        if key == "weight":
+            ok = array.ndim == 2 and len(array) == dim
+        if not ok:
+            raise Damaged(f"{ARRAYS} holds {key!r} of shape {array.shape}")
+
+
+# ---- JSON
+
+
+def _to_json(params):
+    """Return parameters as JSON values, and {name: what it was} of all others."""
+    kept, lost = {}, {}
+    for name, value in params.items():
+        if name in _LOCAL:
+            continue
+        if hasattr(value, "get_params") and not isinstance(value, type):
+            value, known = _encoder_to_json(value)
+        else:
+            value, known = plain(value)
+        if known:
+            kept[name] = value
+        else:
+            lost[name] = value
+    return kept, lost
+
+
+# of places on this machine and of rights on it: not for others to set
+_LOCAL = {"cache_dir": None, "model_output_path": None, "trust_remote_code": False}
+
+
+def _encoder_to_json(encoder):
+    """Return (its class and parameters, True) of what is ours, or (name, False)."""
+    if isinstance(encoder, FrozenEstimator):
+        inner, known = _encoder_to_json(encoder.estimator)
+        return ({**inner, "frozen": True}, True) if known else (inner, False)
+    names = {**finetuners(), **_encoders()}
+    cls = type(encoder)
+    if names.get(cls.__name__) is not cls:
+        return _name(encoder), False
+    params, lost = _to_json(encoder.get_params(deep=False))
+    content = {"class": cls.__name__, "params": params, "not_restored": lost}
+    return content, True
+
+
+def _not_restored(content):
+    """{name: what it was} of the parameters that are not in the JSON."""
+    lost = content.get("not_restored") or {}
+    _check(lost, dict, f"'not_restored' in {STATE}")
+    inner = content.get("params", {}).get("encoder")
+    if isinstance(inner, dict):
+        nested = _not_restored(inner)
+        lost = {**lost, **{f"encoder__{name}": v for name, v in nested.items()}}
+    return lost
+
+
+def plain(value):
+    """Return (JSON value, True), or (a name for messages, False)."""
+    value = _scalar(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value, True
+    if isinstance(value, os.PathLike):
+        return os.fspath(value), True
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in value]
+        if all(known for _, known in items):
+            return [item for item, _ in items], True
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        items = {key: plain(item) for key, item in value.items()}
+        if all(known for _, known in items.values()):
+            return {key: item for key, (item, _) in items.items()}, True
+    return _name(value), False
+
+
+def _name(value):
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _from_json(content, classes):
+    """Make an estimator of {"class", "params"}; only `classes` are made."""
+    name = content.get("class")
+    cls = classes.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise Damaged(
+            f"it names the class {shorten(name)}, which is none of {', '.join(classes)}"
+        )
+    params = content.get("params")
+    _check(params, dict, "'params'")
+    params = dict(params)
+    unknown = set(params) - set(cls._get_param_names())
+    if unknown:
+        raise Damaged(f"{cls.__name__} has no parameter {sorted(unknown)[0]!r}")
+    for name in set(params) & set(_LOCAL):
+        raise Damaged(f"it sets {name}, which is not for a file to set")
+    if isinstance(params.get("encoder"), dict):
+        params["encoder"] = _from_json(
+            params["encoder"], {**finetuners(), **_encoders()}
+        )
+    estimator = cls(**params)
+    try:
+        estimator._validate_params()
+    except ValueError as error:
+        raise Damaged(str(error).rstrip(".")) from None
+    return FrozenEstimator(estimator) if content.get("frozen") is True else estimator
+
+
+def finetuners():
+    from skembft._adapter import AdapterFinetuner
+    from skembft._corpus import CorpusFinetuner
+    from skembft._embedding import EmbeddingFinetuner
+
+    classes = (AdapterFinetuner, CorpusFinetuner, EmbeddingFinetuner)
+    return {cls.__name__: cls for cls in classes}
+
+
+def _encoders():
+    return {"SentenceEncoder": SentenceEncoder}
+
+
+def is_corpus(finetuner):
+    return isinstance(finetuner, finetuners()["CorpusFinetuner"])
+
+
+def _is_here(encoder):
+    """Whether the model of a SentenceEncoder is on this machine."""
+    return find_model(os.fspath(encoder.model_id)) is not None
+
+
+def _digest(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scalar(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check(value, kinds, what):
+    wrong_bool = isinstance(value, bool) and kinds is not bool
+    if wrong_bool or not isinstance(value, kinds):
+        raise Damaged(f"{what} is {shorten(value)}, a {type(value).__name__}")
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Damaged(f"{path.name} is missing") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path.name} is not JSON ({error})") from None
+
+
+def write_json(path, content):
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text, encoding="utf-8")
