@@ -13,6 +13,7 @@ from types import CodeType, FunctionType
 import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skembft._atomic import write_json
 from skembft._utils import shorten
 
 # what an older model may have left that the new one does not have
@@ -132,13 +133,6 @@ class Phase:
     def _all(self):
         paths = self.directory.glob("checkpoint-*")
         return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def write_json(path, content):
-    """Write a file that is never seen half written."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _read(path):
