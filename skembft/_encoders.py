@@ -62,9 +62,9 @@ class SentenceEncoder(StoredEncoder):
     normalize : bool, default=True
         Scale vectors to unit length.
     precision : {"float32", "auto"}, default="float32"
-        "auto" computes in bfloat16 (autocast) on a CPU or GPU that has it natively:
-        about three times as fast, at a cosine of 0.9995 or more to float32. Results
-        then vary with the machine.
+        "auto" computes in bfloat16 on a CPU or GPU that has it natively: two to three
+        times as fast, at a cosine of 0.9995 or more to float32. Results then vary with
+        the machine. A copy of the weights takes half as much memory again.
     max_seq_length : int, default=None
         Tokens after which a text is cut. None means the model's own limit.
     truncate_dim : int, default=None
@@ -208,7 +208,7 @@ class SentenceEncoder(StoredEncoder):
         loaded = self._load()
         with loaded.lock:  # tokenizers are not for several threads
             for rows, vectors in _models.encode_portions(
-                loaded.model,
+                loaded.in_precision(self._precision()),
                 texts,
                 role=role,
                 prompt=self._prompt(self._files(), role),

@@ -142,12 +142,20 @@ def test_empty_input_and_feature_names(static_model):
         encoder.transform([])
 
 
-def test_precision_auto_is_float32_without_bf16(bert_model, texts, monkeypatch):
-    """And bfloat16 where the device has it: here the autocast is only observed."""
+@pytest.mark.parametrize("module", ["known", "unknown", "imprecise"])
+def test_precision_auto_is_float32_without_bf16(
+    bert_model, texts, monkeypatch, forget, module
+):
+    """And bfloat16 where the device has it; by autocast where a copy is not as good."""
     import torch
 
     from skembft import _models
 
+    forget()
+    if module == "unknown":
+        monkeypatch.setattr(_models, "_BF16_MODULES", ())
+    if module == "imprecise":
+        monkeypatch.setattr(_models, "_LEAST_COSINE", 1.5)
     monkeypatch.setattr(_models, "has_bf16", lambda device: False)
     plain = SentenceEncoder(bert_model).transform(texts)
     auto = SentenceEncoder(bert_model, precision="auto").transform(texts)
@@ -157,15 +165,19 @@ def test_precision_auto_is_float32_without_bf16(bert_model, texts, monkeypatch):
     forward = SentenceTransformer.forward
 
     def watched(self, *args, **kwargs):
-        seen.append(torch.is_autocast_enabled("cpu"))
+        autocast = torch.is_autocast_enabled("cpu")
+        seen.append((next(self.parameters()).dtype, autocast))
         return forward(self, *args, **kwargs)
 
-    monkeypatch.setattr(SentenceTransformer, "forward", watched)
     encoder = SentenceEncoder(bert_model, precision="auto", device="cpu")
+    encoder.transform(["red1"])
+    monkeypatch.setattr(SentenceTransformer, "forward", watched)
     vectors = encoder.transform(texts)
-    assert seen and all(seen)
+    expected = (torch.float32, True)
+    assert set(seen) == {(torch.bfloat16, False) if module == "known" else expected}
     assert vectors.dtype == np.float32
-    assert (vectors * plain).sum(axis=1).min() > 0.999
+    assert (vectors * plain).sum(axis=1).min() > 0.9995
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
     encoder.clear()
 
 
