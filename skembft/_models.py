@@ -38,6 +38,7 @@ _PROBES = [
     "3.14 million shares, or 27%, were sold on 5 May 2021 (see note 12).",
     " ".join(["The committee shall report its findings to the members."] * 12),
 ]
+_CHARACTERS = 8  # more than nearly all tokens have on average, in any language
 _PORTION = 32  # batches whose vectors are stored together
 
 
@@ -306,15 +307,17 @@ def token_lengths(model, texts):
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.is_fast:
         limit = model.max_seq_length or int(1e9)
-        for start in range(0, len(texts), 4096):
+        # what is far longer than the limit is cut to it, and need not be counted
+        counted = np.flatnonzero(lengths < _CHARACTERS * limit)
+        for start in range(0, len(counted), 4096):
+            rows = counted[start : start + 4096]
             encoded = tokenizer(
-                texts[start : start + 4096],
+                [texts[i] for i in rows],
                 add_special_tokens=False,
                 return_attention_mask=False,
                 verbose=False,
             )
-            counts = [len(ids) for ids in encoded["input_ids"]]
-            lengths[start : start + 4096] = counts
+            lengths[rows] = [len(ids) for ids in encoded["input_ids"]]
         lengths = lengths.clip(max=limit)
     return lengths
 
