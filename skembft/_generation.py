@@ -423,15 +423,11 @@ class _Journal(_Answers):
         content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
         if not complete and _FORMAT.startswith(content[: len(_FORMAT)]):
-            self._file.truncate(0)
-            self._append(header)
-            return
+            return self._begin(header)
         lines = complete.splitlines()
         difference = self._compare(lines[0] if lines else content, header)
         if difference and len(lines) == 1:  # no answer was made from the other ones
-            self._file.truncate(0)
-            self._append(header)
-            return
+            return self._begin(header)
         if difference:
             raise ValueError(
                 f"{self.path} was begun with other arguments: {difference}. Pass "
@@ -440,6 +436,10 @@ class _Journal(_Answers):
         for number, line in enumerate(lines[1:], 2):
             self._read_line(f"{self.journal}, line {number}", line)
         self._file.truncate(len(complete))
+
+    def _begin(self, header):
+        self._file.truncate(0)
+        self._append(header)
 
     def _compare(self, line, header):
         """Say in what the first line differs, or return an empty str."""

@@ -86,7 +86,7 @@ def save_llama_index_adapter(adapter, path):
         old = None
         with suppress(ValueError):
             old = json.loads((path / _CONFIG).read_text(encoding="utf-8"))
-        if not isinstance(old, dict) or set(old) not in (set(_LINEAR), set(_TWO_LAYER)):
+        if not _is_config(old):
             raise FileExistsError(
                 f"{path / _CONFIG} is not of an adapter of LlamaIndex, and would be "
                 "overwritten: pass another directory."
@@ -230,20 +230,24 @@ def load_llama_index_adapter(path, encoder):
     return adapter
 
 
+def _is_config(config):
+    """Whether JSON has the names of one of LlamaIndex's adapters."""
+    return isinstance(config, dict) and set(config) in (set(_LINEAR), set(_TWO_LAYER))
+
+
 def _read_config(path):
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}.") from error
-    names = set(config) if isinstance(config, dict) else set()
-    if names not in (set(_LINEAR), set(_TWO_LAYER)):
+    if not _is_config(config):
         raise ValueError(
             f"{path} is not of LlamaIndex's LinearLayer or TwoLayerNN, which have "
             f"{', '.join(_LINEAR)}, and {', '.join(_TWO_LAYER)}: it holds "
             f"{shorten(config)}. An adapter of your own is adapter=YourModule, fitted "
             "anew."
         )
-    for name in names:
+    for name in config:
         value, kind = config[name], _TWO_LAYER[name]
         if type(value) is not kind or (kind is int and value < 1):
             wanted = "a whole number above 0" if kind is int else f"a {kind.__name__}"

@@ -91,11 +91,12 @@ class State:
 
         arrays = {k: np.ascontiguousarray(v) for k, v in self.arrays.items()}
         save_file(arrays, directory / ARRAYS)
-        # which files there are, and what the weights are
-        files = {
-            name: _digest(directory / name) if name.endswith(".safetensors") else None
-            for name in sorted(files_in(directory))
-        }
+        # which files there are, and what the weights are; those of an encoder in a
+        # directory of its own are told there
+        files = dict.fromkeys(sorted(files_in(directory)))
+        for name in files:
+            if name.endswith(".safetensors") and not name.startswith(f"{ENCODER}/"):
+                files[name] = _digest(directory / name)
         write_json(directory / STATE, {**self.content, "files": files})
 
     @classmethod
@@ -355,7 +356,7 @@ def _to_json(params):
 
 
 # of places on this machine and of rights on it: not for others to set
-_LOCAL = {"cache_dir": None, "model_output_path": None, "trust_remote_code": False}
+_LOCAL = {"cache_dir", "model_output_path", "trust_remote_code"}
 
 
 def _encoder_to_json(encoder):
@@ -420,7 +421,7 @@ def _from_json(content, classes):
     unknown = set(params) - set(cls._get_param_names())
     if unknown:
         raise Damaged(f"{cls.__name__} has no parameter {sorted(unknown)[0]!r}")
-    for name in set(params) & set(_LOCAL):
+    for name in _LOCAL.intersection(params):
         raise Damaged(f"it sets {name}, which is not for a file to set")
     if isinstance(params.get("encoder"), dict):
         params["encoder"] = _from_json(
