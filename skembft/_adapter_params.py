@@ -81,7 +81,9 @@ def apply_weights(weights, vectors, activation="relu"):
 
     Without weights the vectors are only scaled to unit length.
     """
-    vectors = np.asarray(unit_rows(vectors), dtype=np.float32)
+    # in one layout, as another one is summed in another order
+    vectors = unit_rows(np.ascontiguousarray(vectors))
+    vectors = np.asarray(vectors, dtype=np.float32)
     if not weights:
         return vectors
     if "weight_1" in weights:
