@@ -449,7 +449,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     def __getstate__(self):
         state = super().__getstate__()
         if "model_" in state:
-            from skembft._embedding_training import pack_model
+            from skembft._packed_model import pack_model
 
             state["_truncate_dim"] = state["model_"].truncate_dim
             state["model_"] = pack_model(state["model_"])
@@ -458,7 +458,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     def __setstate__(self, state):
         packed = state.get("model_")
         if isinstance(packed, bytes):
-            from skembft._embedding_training import unpack_model
+            from skembft._packed_model import unpack_model
 
             state = dict(state)
             model = unpack_model(

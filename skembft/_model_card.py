@@ -2,7 +2,8 @@
 
 import os
 
-from skembft._saved_state import ARRAYS, is_corpus, plain
+from skembft._saved_params import plain
+from skembft._saved_state import ARRAYS, is_corpus
 from skembft._version import __version__
 
 

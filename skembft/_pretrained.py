@@ -5,20 +5,18 @@ from pathlib import Path
 
 import joblib
 
-from skembft._atomic import replaced_directory, replaced_file
+from skembft._atomic import replaced_directory, replaced_file, write_json
 from skembft._base import BaseFinetuner
 from skembft._export import Exporter, cannot_export
 from skembft._model_card import model_card
+from skembft._saved_params import Damaged, finetuners
 from skembft._saved_state import (
     ENCODER,
     STATE,
-    Damaged,
     State,
     files_in,
-    finetuners,
     is_corpus,
     read_json,
-    write_json,
 )
 from skembft._utils import thawed
 

@@ -9,10 +9,22 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
+from skembft._atomic import write_json
 from skembft._base import BaseFinetuner
-from skembft._encoders import SentenceEncoder
 from skembft._export import UNSAFE
 from skembft._model_files import find_model
+from skembft._saved_params import (
+    Damaged,
+    check,
+    encoder_to_json,
+    encoders,
+    finetuners,
+    from_json,
+    not_restored,
+    plain,
+    scalar,
+    to_json,
+)
 from skembft._training import History
 from skembft._utils import shorten, thawed
 from skembft._version import __version__
@@ -38,10 +50,6 @@ def files_in(directory):
     }
 
 
-class Damaged(Exception):
-    """Says what is wrong with the files of a directory."""
-
-
 class State:
     """What a directory holds beside the files of Sentence Transformers."""
 
@@ -52,9 +60,9 @@ class State:
     def of(cls, finetuner, export):
         """What there is to be known of a finetuner; `export` wrote its modules."""
         arrays = {}
-        params, lost = _to_json(finetuner.get_params(deep=False))
+        params, lost = to_json(finetuner.get_params(deep=False))
         attributes = {
-            name: _scalar(getattr(finetuner, name))
+            name: scalar(getattr(finetuner, name))
             for name in _NUMBERS
             if hasattr(finetuner, name)
         }
@@ -65,14 +73,14 @@ class State:
             "params": params,
             "not_restored": lost,
             "attributes": attributes,
-            "history": [{k: _scalar(v) for k, v in e.items()} for e in history],
+            "history": [{k: scalar(v) for k, v in e.items()} for e in history],
             "history_metric": history.metric,
             "sizes": getattr(finetuner, "_sizes", None),
             "n_base": export and export.n_base,
             "n_encoder": export and export.n_encoder,
         }
         if hasattr(finetuner, "encoder_"):
-            content["encoder"], _ = _encoder_to_json(finetuner.encoder_)
+            content["encoder"], _ = encoder_to_json(finetuner.encoder_)
             content["fingerprint"] = finetuner._encoder_fingerprint
         if is_corpus(finetuner):
             arrays["moved_vectors"] = finetuner.moved_vectors_
@@ -102,7 +110,7 @@ class State:
     @classmethod
     def read(cls, path):
         content = read_json(path / STATE)
-        _check(content, dict, STATE)
+        check(content, dict, STATE)
         for name, kind in (
             ("skembft", str),
             ("class", str),
@@ -112,13 +120,13 @@ class State:
             ("history", list),
             ("files", dict),
         ):
-            _check(content.get(name), kind, f"{name!r} in {STATE}")
+            check(content.get(name), kind, f"{name!r} in {STATE}")
         for entry in content["history"]:
-            _check(entry, dict, f"'history' in {STATE}")
+            check(entry, dict, f"'history' in {STATE}")
         attributes = content["attributes"]
         for name in {**_NUMBERS, **attributes}:
             kinds = _NUMBERS.get(name, ())
-            _check(attributes.get(name), kinds, f"{name!r} in {STATE}")
+            check(attributes.get(name), kinds, f"{name!r} in {STATE}")
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
@@ -139,8 +147,8 @@ class State:
         return cls(content, arrays)
 
     def finetuner(self, path):
-        finetuner = _from_json(self.content, finetuners())
-        lost = _not_restored(self.content)
+        finetuner = from_json(self.content, finetuners())
+        lost = not_restored(self.content)
         if lost:
             listed = ", ".join(f"{k} ({v})" for k, v in lost.items())
             warnings.warn(
@@ -170,7 +178,7 @@ class State:
             best_step=content["attributes"].get("best_step_", 0),
         )
         sizes = content.get("sizes")
-        _check(sizes, (dict, type(None)), f"'sizes' in {STATE}")
+        check(sizes, (dict, type(None)), f"'sizes' in {STATE}")
         finetuner._sizes = sizes
         if isinstance(finetuner, finetuners()["EmbeddingFinetuner"]):
             finetuner.model_ = self._base_model(path, finetuner)
@@ -189,13 +197,13 @@ class State:
                 f"The vectors are in {ARRAYS}; skembft.dump keeps the finetuner itself"
             )
         fingerprint = self.content.get("fingerprint")
-        _check(fingerprint, (str, type(None)), f"'fingerprint' in {STATE}")
+        check(fingerprint, (str, type(None)), f"'fingerprint' in {STATE}")
         if is_corpus(finetuner) and (path / ENCODER).is_dir():
             is_frozen = encoder.get("frozen") is True
             encoder = State.read(path / ENCODER).finetuner(path / ENCODER)
             encoder = FrozenEstimator(encoder) if is_frozen else encoder
         else:
-            encoder = _from_json(encoder, {**finetuners(), **_encoders()})
+            encoder = from_json(encoder, {**finetuners(), **encoders()})
             inner = thawed(encoder)
             if isinstance(inner, BaseFinetuner):
                 self._fill_in(inner, path, "n_base")
@@ -256,10 +264,10 @@ class State:
         documents = read_json(path / "documents.json")
         vectors = self.arrays.get("moved_vectors")
         gamma = self.content.get("gamma")
-        _check(documents, list, "documents.json")
-        _check(gamma, Real, f"'gamma' in {STATE}")
+        check(documents, list, "documents.json")
+        check(gamma, Real, f"'gamma' in {STATE}")
         for document in documents:
-            _check(document, (str, int), "a document in documents.json")
+            check(document, (str, int), "a document in documents.json")
         if not np.isfinite(gamma) or len(set(documents)) < len(documents):
             raise Damaged(f"'gamma' is {gamma}, or documents.json repeats a document")
         shape = (len(documents), finetuner.embedding_dim_)
@@ -282,7 +290,7 @@ class State:
                 "it was saved with split=True, as two models for serving; their "
                 "directories 'query' and 'document' load, the finetuner does not"
             )
-        _check(count, int, f"{n_modules!r} in {STATE}")
+        check(count, int, f"{n_modules!r} in {STATE}")
         for file in path.rglob("*"):
             if file.suffix in UNSAFE:
                 raise Damaged(f"{file.name} may hold code; only safetensors are read")
@@ -335,119 +343,6 @@ def _check_shapes(layer, dim):
             raise Damaged(f"{ARRAYS} holds {key!r} of shape {array.shape}")
 
 
-# ---- JSON
-
-
-def _to_json(params):
-    """Return parameters as JSON values, and {name: what it was} of all others."""
-    kept, lost = {}, {}
-    for name, value in params.items():
-        if name in _LOCAL:
-            continue
-        if hasattr(value, "get_params") and not isinstance(value, type):
-            value, known = _encoder_to_json(value)
-        else:
-            value, known = plain(value)
-        if known:
-            kept[name] = value
-        else:
-            lost[name] = value
-    return kept, lost
-
-
-# of places on this machine and of rights on it: not for others to set
-_LOCAL = {"cache_dir", "model_output_path", "trust_remote_code"}
-
-
-def _encoder_to_json(encoder):
-    """Return (its class and parameters, True) of what is ours, or (name, False)."""
-    if isinstance(encoder, FrozenEstimator):
-        inner, known = _encoder_to_json(encoder.estimator)
-        return ({**inner, "frozen": True}, True) if known else (inner, False)
-    names = {**finetuners(), **_encoders()}
-    cls = type(encoder)
-    if names.get(cls.__name__) is not cls:
-        return _name(encoder), False
-    params, lost = _to_json(encoder.get_params(deep=False))
-    content = {"class": cls.__name__, "params": params, "not_restored": lost}
-    return content, True
-
-
-def _not_restored(content):
-    """{name: what it was} of the parameters that are not in the JSON."""
-    lost = content.get("not_restored") or {}
-    _check(lost, dict, f"'not_restored' in {STATE}")
-    inner = content.get("params", {}).get("encoder")
-    if isinstance(inner, dict):
-        nested = _not_restored(inner)
-        lost = {**lost, **{f"encoder__{name}": v for name, v in nested.items()}}
-    return lost
-
-
-def plain(value):
-    """Return (JSON value, True), or (a name for messages, False)."""
-    value = _scalar(value)
-    if value is None or isinstance(value, bool | int | float | str):
-        return value, True
-    if isinstance(value, os.PathLike):
-        return os.fspath(value), True
-    if isinstance(value, list | tuple):
-        items = [plain(item) for item in value]
-        if all(known for _, known in items):
-            return [item for item, _ in items], True
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        items = {key: plain(item) for key, item in value.items()}
-        if all(known for _, known in items.values()):
-            return {key: item for key, (item, _) in items.items()}, True
-    return _name(value), False
-
-
-def _name(value):
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
-def _from_json(content, classes):
-    """Make an estimator of {"class", "params"}; only `classes` are made."""
-    name = content.get("class")
-    cls = classes.get(name) if isinstance(name, str) else None
-    if cls is None:
-        raise Damaged(
-            f"it names the class {shorten(name)}, which is none of {', '.join(classes)}"
-        )
-    params = content.get("params")
-    _check(params, dict, "'params'")
-    params = dict(params)
-    unknown = set(params) - set(cls._get_param_names())
-    if unknown:
-        raise Damaged(f"{cls.__name__} has no parameter {sorted(unknown)[0]!r}")
-    for name in _LOCAL.intersection(params):
-        raise Damaged(f"it sets {name}, which is not for a file to set")
-    if isinstance(params.get("encoder"), dict):
-        params["encoder"] = _from_json(
-            params["encoder"], {**finetuners(), **_encoders()}
-        )
-    estimator = cls(**params)
-    try:
-        estimator._validate_params()
-    except ValueError as error:
-        raise Damaged(str(error).rstrip(".")) from None
-    return FrozenEstimator(estimator) if content.get("frozen") is True else estimator
-
-
-def finetuners():
-    from skembft._adapter import AdapterFinetuner
-    from skembft._corpus import CorpusFinetuner
-    from skembft._embedding import EmbeddingFinetuner
-
-    classes = (AdapterFinetuner, CorpusFinetuner, EmbeddingFinetuner)
-    return {cls.__name__: cls for cls in classes}
-
-
-def _encoders():
-    return {"SentenceEncoder": SentenceEncoder}
-
-
 def is_corpus(finetuner):
     return isinstance(finetuner, finetuners()["CorpusFinetuner"])
 
@@ -462,16 +357,6 @@ def _digest(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _scalar(value):
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _check(value, kinds, what):
-    wrong_bool = isinstance(value, bool) and kinds is not bool
-    if wrong_bool or not isinstance(value, kinds):
-        raise Damaged(f"{what} is {shorten(value)}, a {type(value).__name__}")
-
-
 def read_json(path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -479,8 +364,3 @@ def read_json(path):
         raise Damaged(f"{path.name} is missing") from None
     except (ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} is not JSON ({error})") from None
-
-
-def write_json(path, content):
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text, encoding="utf-8")

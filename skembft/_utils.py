@@ -4,6 +4,7 @@ import difflib
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Bunch
 
 
 def nearest(name, valid, suffix=""):
@@ -91,3 +92,17 @@ def thawed(estimator):
     while isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator
     return estimator
+
+
+def data_bunch(queries, relevant, corpus, query_ids, corpus_ids, descr, return_X_y):
+    """What the loaders of data sets return."""
+    if return_X_y:
+        return queries, relevant
+    return Bunch(
+        queries=queries,
+        relevant=relevant,
+        corpus=corpus,
+        query_ids=query_ids,
+        corpus_ids=corpus_ids,
+        DESCR=descr,
+    )

@@ -4,9 +4,9 @@ from skembft._comparison import QueryChange, RetrievalComparison, compare_retrie
 from skembft._displays import (
     QueryGainDisplay,
     RetrievalCurveDisplay,
-    SearchResultsDisplay,
     TrainingHistoryDisplay,
 )
+from skembft._search_display import SearchResultsDisplay
 
 __all__ = [
     "QueryChange",

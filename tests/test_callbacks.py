@@ -387,10 +387,10 @@ def test_callbacks_after_another_fit_with_another_encoder(static_model, pairs):
 
 
 def test_a_fitted_model_is_not_packed_for_callbacks(static_model, pairs, monkeypatch):
-    import skembft._embedding_training as training
+    import skembft._packed_model as packing
 
     finetuner = make(EmbeddingFinetuner, static_model, epochs=2).fit(*pairs)
-    monkeypatch.setattr(training, "pack_model", lambda model: 1 / 0)
+    monkeypatch.setattr(packing, "pack_model", lambda model: 1 / 0)
     watch = Watch(lambda fitted: fitted.score(*pairs))
     finetuner.set_callbacks(watch).fit(*pairs)
     assert watch.seen[-1] == pytest.approx(finetuner.score(*pairs))

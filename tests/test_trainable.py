@@ -13,12 +13,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 
 from skembft import EmbeddingFinetuner
-from skembft._trainable import (
-    LayerStack,
-    freeze_lower_layers,
-    layer_rates,
-    lower_layers_once,
-)
+from skembft._lower_layers import lower_layers_once
+from skembft._trainable import LayerStack, freeze_lower_layers, layer_rates
 
 OPTIONS = {"epochs": 2, "learning_rate": 1e-3, "random_state": 0, "device": "cpu"}
 
