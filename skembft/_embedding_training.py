@@ -23,6 +23,7 @@ from skembft._checkpoints import Phase
 from skembft._data import RetrievalData
 from skembft._encoded import EncodedData
 from skembft._examples import Examples
+from skembft._fast_dropout import fast_dropout
 from skembft._forward import length_sorted
 from skembft._lower_layers import lower_layers_once
 from skembft._mining import with_mined_negatives
@@ -108,6 +109,8 @@ class ModelTrainer:
             trainer.phase = phase
             trainer.watch = _Watch(self, monitor, trainer.steps_per_epoch, epochs)
             trainer.add_callback(trainer.watch)
+            if trainer.args.bf16 and self._drops_out_fast():
+                stack.enter_context(fast_dropout(self.model))
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
                 self._enter_forward(stack, directory, examples)
             checkpoint = phase.newest() if phase and self.run.resume else None
@@ -174,6 +177,11 @@ class ModelTrainer:
                 stacklevel=5,
             )
         return plan
+
+    def _drops_out_fast(self):
+        settings = self.settings
+        unfit = settings.torch_compile or settings.activation_checkpointing
+        return self.model.device.type == "cpu" and not unfit
 
     def _enter_forward(self, stack, directory, examples):
         settings = self.settings
