@@ -45,12 +45,16 @@ class _FastDropout(TorchFunctionMode):
 
 
 def _takes_dropout(x, *, p, training, inplace):  # torch names them
-    return training and not inplace and 0 < _threshold(p) < 2**_BITS
+    return training and not inplace and _is_share(p)
 
 
 def _takes_attention(query, key, value, attn_mask=None, dropout_p=0.0, **options):
     is_plain = options.keys() <= {"scale", "is_causal"} and not options.get("is_causal")
-    return is_plain and query.dtype == torch.bfloat16 and 0 < _threshold(dropout_p)
+    return is_plain and query.dtype == torch.bfloat16 and _is_share(dropout_p)
+
+
+def _is_share(p):
+    return 0 < _threshold(p) < 2**_BITS
 
 
 def _threshold(p):

@@ -113,6 +113,7 @@ def test_only_what_it_is_made_for_is_replaced(monkeypatch):
         model(lambda: dropout(x.clone(), 0.5, inplace=True))
         model(lambda: sdpa(x, x, x, dropout_p=0.5))  # float32
         model(lambda: sdpa(half, half, half))
+        model(lambda: sdpa(half, half, half, dropout_p=1.0))
         model(lambda: sdpa(half, half, half, dropout_p=0.5, is_causal=True))
         model(lambda: sdpa(half, half, half, dropout_p=0.5, enable_gqa=True))
         assert not calls
