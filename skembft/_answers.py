@@ -142,10 +142,7 @@ class Journal(Answers):
 
     def _compare(self, line, header):
         """Say in what the first line differs, or return an empty str."""
-        try:
-            before = json.loads(line)
-        except (ValueError, RecursionError):
-            before = None  # the error below names the file
+        before = _parse(line)
         match before:
             case {
                 "generate_pairs": 1,
@@ -161,11 +158,7 @@ class Journal(Answers):
                 )
 
     def _read_line(self, where, line):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None  # the error below shows the line
-        match record:
+        match _parse(line):
             case {"document": str(document_id), "queries": [_, *_] as queries} if all(
                 isinstance(query, str) for query in queries
             ):
@@ -200,6 +193,14 @@ class Journal(Answers):
                 "else has changed it. Load it with load_qa_dataset to go on with it; "
                 "move it away to have it written anew."
             )
+
+
+def _parse(line):
+    """The JSON value of a line; None where it is none, which no line may hold."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _content(documents, queries):

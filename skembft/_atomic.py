@@ -42,8 +42,13 @@ def replaced_file(path):
 def write_json(path, content):
     """Write a JSON file whole or not at all."""
     with replaced_file(path) as temporary:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=4)
+        dump_json(temporary, content)
+
+
+def dump_json(path, content):
+    """Write a JSON file into a directory that is not seen yet."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=4)
 
 
 @contextmanager

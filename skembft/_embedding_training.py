@@ -28,17 +28,9 @@ from skembft._forward import length_sorted
 from skembft._lower_layers import lower_layers_once
 from skembft._mining import with_mined_negatives
 from skembft._model_losses import build
-from skembft._models import (
-    encode,
-    resolve_precision,
-    resolve_prompt,
-)
+from skembft._models import encode, resolve_precision, resolve_prompt
 from skembft._rng import seeded_rng
-from skembft._trainable import (
-    LayerStack,
-    choose_weights,
-    layer_rates,
-)
+from skembft._trainable import LayerStack, choose_weights, layer_rates
 from skembft._training import largest_weight
 
 

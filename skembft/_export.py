@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from skembft._atomic import write_json
+from skembft._atomic import dump_json
 from skembft._encoders import SentenceEncoder
 from skembft._model_files import ModelFiles, choose_prompt
 from skembft._utils import thawed
@@ -105,7 +105,7 @@ class Exporter:
             self._append_layers(directory, modules, query)
         else:
             self._append_router(directory, modules)
-        write_json(directory / "modules.json", modules)
+        dump_json(directory / "modules.json", modules)
 
     def write_role(self, directory, role):
         """Write the model of "query" or "document" alone, without a Router."""
@@ -115,7 +115,7 @@ class Exporter:
             raise cannot_export("split=True: the encoder itself has a Router.")
         if self.layers:
             self._append_layers(directory, modules, self.layers[role])
-        write_json(directory / "modules.json", modules)
+        dump_json(directory / "modules.json", modules)
 
     # ---- the base
 
@@ -176,7 +176,7 @@ class Exporter:
         config["default_prompt_name"] = role if role and mine[role] else None
         config["similarity_fn_name"] = "cosine"
         config.setdefault("model_type", "SentenceTransformer")
-        write_json(path, config)
+        dump_json(path, config)
 
     # ---- what comes after it
 
@@ -210,7 +210,7 @@ class Exporter:
             "structure": structure,
             "parameters": {"default_route": "document"},
         }
-        write_json(directory / path / "router_config.json", config)
+        dump_json(directory / path / "router_config.json", config)
         modules.append(_entry(len(modules), path, "Router"))
 
 
@@ -267,9 +267,9 @@ def _append(directory, modules, name, layer=None):
             "bias": bias is not None,
             "activation_function": _ACTIVATIONS[activation],
         }
-        write_json(folder / "config.json", config)
+        dump_json(folder / "config.json", config)
     else:  # an empty folder would be lost by git, zip and hubs
-        write_json(folder / "config.json", {})
+        dump_json(folder / "config.json", {})
     modules.append(_entry(len(modules), folder.name, name))
 
 
@@ -310,27 +310,27 @@ def _make_old(directory, path, name):
             modes = config.pop("pooling_mode")
             modes = [modes] if isinstance(modes, str) else modes
             config.update({key: mode in modes for mode, key in _POOLING.items()})
-            write_json(folder / "config.json", config)
+            dump_json(folder / "config.json", config)
     elif name.endswith(".Transformer"):
         _check_no_code(folder)
         tokenizer = _read_json(folder / "tokenizer_config.json", {})
         if tokenizer.get("tokenizer_class") == "TokenizersBackend":  # Transformers 5
             tokenizer["tokenizer_class"] = "PreTrainedTokenizerFast"
-            write_json(folder / "tokenizer_config.json", tokenizer)
+            dump_json(folder / "tokenizer_config.json", tokenizer)
         config = _read_json(folder / "sentence_bert_config.json", {})
         if _reads_text_only(config):
             limit = tokenizer.get("model_max_length")
             old = {"do_lower_case": False}
             if isinstance(limit, int) and limit < 10**9:
                 old["max_seq_length"] = limit
-            write_json(folder / "sentence_bert_config.json", old)
+            dump_json(folder / "sentence_bert_config.json", old)
     elif name.endswith(".Dense"):
         config = _read_json(folder / "config.json", {})
         names = ("module_input_name", "module_output_name")
         if all(config.get(n) == "sentence_embedding" for n in names):
             for n in names:
                 del config[n]
-            write_json(folder / "config.json", config)
+            dump_json(folder / "config.json", config)
     elif name.endswith((".Router", ".Asym")):
         config = _read_json(folder / "router_config.json", None)
         if config is not None:
@@ -339,7 +339,7 @@ def _make_old(directory, path, name):
             }
             if not config["parameters"].get("route_mappings"):  # unknown to 5.2
                 config["parameters"].pop("route_mappings", None)
-            write_json(folder / "router_config.json", config)
+            dump_json(folder / "router_config.json", config)
             for inner, kind in types.items():
                 _make_old(folder, inner, kind)
 
@@ -366,7 +366,7 @@ def _limit_tokens(folder, name, limit):
     if not name.endswith(".Transformer"):
         raise cannot_export(f"max_seq_length={limit} goes with a Transformer only.")
     path = folder / "sentence_bert_config.json"
-    write_json(path, {**_read_json(path, {}), "max_seq_length": int(limit)})
+    dump_json(path, {**_read_json(path, {}), "max_seq_length": int(limit)})
 
 
 def _base_dimension(base):

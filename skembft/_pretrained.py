@@ -5,14 +5,13 @@ from pathlib import Path
 
 import joblib
 
-from skembft._atomic import replaced_directory, replaced_file, write_json
+from skembft._atomic import dump_json, replaced_directory, replaced_file
 from skembft._base import BaseFinetuner
 from skembft._export import Exporter, cannot_export
 from skembft._model_card import model_card
-from skembft._saved_params import Damaged, finetuners
+from skembft._saved_params import STATE, Damaged, finetuners
 from skembft._saved_state import (
     ENCODER,
-    STATE,
     State,
     files_in,
     is_corpus,
@@ -115,7 +114,7 @@ def save(finetuner, path, split=False):
 def _fill(directory, finetuner, export, split):
     """Write all files of a finetuner."""
     if export is None:
-        write_json(directory / "documents.json", finetuner.moved_documents_)
+        dump_json(directory / "documents.json", finetuner.moved_documents_)
     elif split:
         for role in ("query", "document"):
             export.write_role(directory / role, role)

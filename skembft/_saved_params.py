@@ -8,6 +8,8 @@ from sklearn.frozen import FrozenEstimator
 from skembft._encoders import SentenceEncoder
 from skembft._utils import shorten
 
+STATE = "skembft.json"
+
 
 class Damaged(Exception):
     """Says what is wrong with the files of a directory."""
@@ -51,7 +53,7 @@ def encoder_to_json(encoder):
 def not_restored(content):
     """{name: what it was} of the parameters that are not in the JSON."""
     lost = content.get("not_restored") or {}
-    check(lost, dict, "'not_restored'")
+    check(lost, dict, f"'not_restored' in {STATE}")
     inner = content.get("params", {}).get("encoder")
     if isinstance(inner, dict):
         nested = not_restored(inner)

@@ -9,11 +9,12 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from skembft._atomic import write_json
+from skembft._atomic import dump_json
 from skembft._base import BaseFinetuner
 from skembft._export import UNSAFE
 from skembft._model_files import find_model
 from skembft._saved_params import (
+    STATE,
     Damaged,
     check,
     encoder_to_json,
@@ -29,7 +30,7 @@ from skembft._training import History
 from skembft._utils import shorten, thawed
 from skembft._version import __version__
 
-STATE, ARRAYS = "skembft.json", "skembft.safetensors"
+ARRAYS = "skembft.safetensors"
 ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
 _NUMBERS = {
     "n_iter_": Integral,
@@ -105,7 +106,7 @@ class State:
         for name in files:
             if name.endswith(".safetensors") and not name.startswith(f"{ENCODER}/"):
                 files[name] = _digest(directory / name)
-        write_json(directory / STATE, {**self.content, "files": files})
+        dump_json(directory / STATE, {**self.content, "files": files})
 
     @classmethod
     def read(cls, path):

@@ -154,6 +154,7 @@ def bfloat16(args):
         rows += [
             {
                 "": f"{name}, {precision}",
+                "pairs": n_pairs,
                 "seconds": statistics.median(values),
                 "times as fast": median_ratio(seconds["float32"], values),
                 "limit": "≥ 1.8" if precision == "auto" else None,
@@ -164,7 +165,7 @@ def bfloat16(args):
         args,
         "Training in bfloat16",
         rows,
-        fits="1 epoch in batches of 10, of 192 pairs and of 64",
+        fits="1 epoch in batches of 10",
         rounds=f"{args.repeats}, interleaved; medians, of ratios too",
     )
 
