@@ -504,7 +504,7 @@ def test_damaged_files(static_model, pairs, tmp_path):
 
 
 KILL = """
-import os, random, signal, sys, time
+import itertools, os, random, signal, sys, time
 import joblib, numpy as np, skembft
 from sentence_transformers import SentenceTransformer
 
@@ -530,20 +530,25 @@ def check():
         np.testing.assert_allclose(served, found, atol=1e-6)
     return which.index(True)
 
-start = time.perf_counter()
-save(finetuners[0])
-seconds = time.perf_counter() - start
-chance, seen = random.Random(0), []
-for _ in range(int(n_kills)):
+def fork(forever):
     child = os.fork()
     if not child:
         try:
-            while True:
+            for _ in itertools.count() if forever else range(1):
                 for finetuner in finetuners:
                     save(finetuner)
-        finally:  # only an error ends the loop
+            os._exit(0)
+        finally:  # only an error gets here
             os._exit(1)
-    time.sleep(chance.uniform(0, 4 * seconds))
+    return child
+
+start = time.perf_counter()
+assert os.waitpid(fork(forever=False), 0)[1] == 0
+seconds = time.perf_counter() - start
+chance, seen = random.Random(0), []
+for _ in range(int(n_kills)):
+    child = fork(forever=True)
+    time.sleep(chance.uniform(0, 2 * seconds))
     os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     seen.append(check())
