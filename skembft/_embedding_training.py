@@ -21,6 +21,7 @@ from transformers import PrinterCallback, TrainerCallback
 from skembft._batches import PlannedBatches, may_conflict, plan_epochs
 from skembft._checkpoints import Phase
 from skembft._data import RetrievalData
+from skembft._embedding_gradients import gradients_in_place
 from skembft._encoded import EncodedData
 from skembft._examples import Examples
 from skembft._fast_dropout import fast_dropout
@@ -101,8 +102,7 @@ class ModelTrainer:
             trainer.phase = phase
             trainer.watch = _Watch(self, monitor, trainer.steps_per_epoch, epochs)
             trainer.add_callback(trainer.watch)
-            if trainer.args.bf16 and self._drops_out_fast():
-                stack.enter_context(fast_dropout(self.model))
+            self._enter_layers(stack, trainer.args.bf16)
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
                 self._enter_forward(stack, directory, examples)
             checkpoint = phase.newest() if phase and self.run.resume else None
@@ -170,10 +170,15 @@ class ModelTrainer:
             )
         return plan
 
-    def _drops_out_fast(self):
+    def _enter_layers(self, stack, bf16):
+        """What layers compute in other ways than PyTorch, where these are faster."""
         settings = self.settings
-        unfit = settings.torch_compile or settings.activation_checkpointing
-        return self.model.device.type == "cpu" and not unfit
+        if self.model.device.type != "cpu" or settings.torch_compile:
+            return
+        if self.processes.count == 1:
+            stack.enter_context(gradients_in_place(self.model))
+        if bf16 and not settings.activation_checkpointing:
+            stack.enter_context(fast_dropout(self.model))
 
     def _enter_forward(self, stack, directory, examples):
         settings = self.settings
