@@ -9,7 +9,7 @@ from skembft._embedding_gradients import gradients_in_place
 
 
 class TwoColumns(nn.Module):
-    """Looks two columns of tokens up, the second twice as often."""
+    """Looks two columns of tokens up; in the wide one all tokens come many times."""
 
     def __init__(self, padding_idx=None, **options):
         super().__init__()
