@@ -7,6 +7,8 @@ from torch import nn
 from skembft import EmbeddingFinetuner, _embedding_gradients
 from skembft._embedding_gradients import gradients_in_place
 
+OPTIONS = {"epochs": 1, "random_state": 0, "device": "cpu"}
+
 
 class TwoColumns(nn.Module):
     """Looks two columns of tokens up; in the wide one all tokens come many times."""
@@ -19,6 +21,20 @@ class TwoColumns(nn.Module):
     def forward(self, first, second):
         first, second = self.table(first), self.table(second)
         return (first.sin().sum(1) * second.cos().sum(1)).sum()
+
+
+class TwoBags(nn.Module):
+    """Looks the texts of both columns up as bags, the first of which is empty."""
+
+    def __init__(self, **options):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.EmbeddingBag(50, 8, **options)
+
+    def forward(self, first, second):
+        offsets = torch.tensor([0, 0, 13, 40])
+        first, second = (self.table(x.flatten(), offsets) for x in (first, second))
+        return (first.sin() * second.cos()).sum()
 
 
 def columns():
@@ -39,6 +55,34 @@ def test_the_gradient_is_the_same_to_the_last_bit(padding_idx):
     with gradients_in_place(model):
         assert torch.equal(gradient(model), expected)
     assert expected[1].any() and not expected[12:].any()
+
+
+def test_the_gradient_of_bags_is_the_same_to_the_last_bit(added):
+    model, expected = TwoBags(), gradient(TwoBags())
+    with gradients_in_place(model):
+        assert torch.equal(model(*columns()), TwoBags()(*columns()))
+        assert torch.equal(gradient(model), expected)
+    assert expected[1].any() and not expected[12:].any()
+    assert len(added) == 2
+
+
+def test_bags_of_nothing():
+    model, plain = TwoBags(), TwoBags()
+    nothing, offsets = torch.tensor([], dtype=torch.long), torch.tensor([0, 0])
+    with gradients_in_place(model):
+        for each in (model, plain):
+            each.table(nothing, offsets).sum().backward()
+    assert torch.equal(model.table.weight.grad, plain.table.weight.grad)
+
+
+def test_bags_called_in_other_ways(added):
+    model, plain = nn.EmbeddingBag(9, 3), nn.EmbeddingBag(9, 3)
+    plain.load_state_dict(model.state_dict())
+    with gradients_in_place(model):
+        for each in (model, plain):
+            each(torch.tensor([[0, 1], [2, 1]])).square().sum().backward()
+    assert torch.equal(model.weight.grad, plain.weight.grad)
+    assert not added
 
 
 def test_a_second_pass_adds_to_the_first():
@@ -71,10 +115,19 @@ def test_memory_is_used_again_and_starts_from_zero():
 
 
 @pytest.mark.parametrize(
-    "options", [{"sparse": True}, {"scale_grad_by_freq": True}, {"max_norm": 1.0}]
+    "kind, options",
+    [
+        (TwoColumns, {"sparse": True}),
+        (TwoColumns, {"scale_grad_by_freq": True}),
+        (TwoColumns, {"max_norm": 1.0}),
+        (TwoBags, {"sparse": True}),
+        (TwoBags, {"mode": "sum"}),
+        (TwoBags, {"padding_idx": 3}),
+        (TwoBags, {"include_last_offset": True}),
+    ],
 )
-def test_other_kinds_of_tables_are_left_alone(options, added):
-    model, plain = TwoColumns(**options), TwoColumns(**options)
+def test_other_kinds_of_tables_are_left_alone(kind, options, added):
+    model, plain = kind(**options), kind(**options)
     with gradients_in_place(model):
         got, expected = gradient(model), gradient(plain)
     assert torch.equal(got.to_dense(), expected.to_dense())
@@ -94,16 +147,20 @@ def test_frozen_tables_are_left_alone_and_nothing_stays_behind(added):
     assert not added
 
 
-def test_a_fit_uses_it_and_leaves_it(bert_model, pairs, added):
-    options = {"epochs": 1, "random_state": 0, "device": "cpu"}
-    fitted = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+@pytest.mark.parametrize("model", ["bert_model", "static_model"])
+def test_a_fit_uses_it_and_leaves_it(model, pairs, added, request):
+    model = request.getfixturevalue(model)
+    fitted = EmbeddingFinetuner(model, **OPTIONS).fit(*pairs)
     assert added
-    tables = [m for m in fitted.model_.modules() if isinstance(m, nn.Embedding)]
+    kinds = (nn.Embedding, nn.EmbeddingBag)
+    tables = [m for m in fitted.model_.modules() if isinstance(m, kinds)]
     assert tables
     assert not any("forward" in vars(table) for table in tables)
-    added.clear()
-    EmbeddingFinetuner(bert_model, trainable=1, **options).fit(*pairs)
-    assert not added  # its tables are frozen
+
+
+def test_a_fit_with_frozen_tables_does_not(bert_model, pairs, added):
+    EmbeddingFinetuner(bert_model, trainable=1, **OPTIONS).fit(*pairs)
+    assert not added
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ Pairs are docstrings and their summaries, cut to the lengths that a part is abou
 text comes twice. What a part compares is called in turn; models are loaded before.
 
 trainer    The bare SentenceTransformerTrainer: time, and the weights that come out.
-vocabulary The same of a model that knows the tokens of many languages.
+vocabulary The same of a model that knows the tokens of many languages, and of a static
+           model, which is only a table.
 precision  float32 and bfloat16.
 lengths    Texts of mixed lengths, with sort_by_length and without.
 trainable  All weights, the top layers only, and LoRA.
@@ -40,6 +41,7 @@ from skembft.datasets import load_docstrings
 from skembft.metrics import RetrievalScorer
 
 VOCABULARY = 250_000  # about that of XLM-RoBERTa
+STATIC_DIM = 1024  # as of sentence-transformers/static-retrieval-mrl-en-v1
 STATUS = Path("/proc/self/status")
 # for glibc: tensors are mapped one by one, so that freeing them tells
 RETURN_FREE_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -104,8 +106,15 @@ def against_trainer(args):
 
 
 def large_vocabulary(args):
-    """The same, of a model with as many tokens as those of many languages have."""
+    """The same, of a model with as many tokens as those of many languages have.
+
+    And of a static model with random vectors: what it retrieves does not matter here.
+    """
     from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import (
+        Normalize,
+        StaticEmbedding,
+    )
 
     model = SentenceTransformer(model_path(), device="cpu")
     model.transformers_model.resize_token_embeddings(VOCABULARY)
@@ -114,6 +123,14 @@ def large_vocabulary(args):
         variants = {"EmbeddingFinetuner": make(model_id=folder)}
         compare_with_trainer(
             args, f"the bare trainer, {VOCABULARY:,} tokens", folder, variants, None
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        module = StaticEmbedding(model.tokenizer, embedding_dim=STATIC_DIM)
+        model = SentenceTransformer(modules=[module, Normalize()], device="cpu")
+        model.save_pretrained(folder, create_model_card=False)
+        variants = {"EmbeddingFinetuner": make(model_id=folder)}
+        compare_with_trainer(
+            args, "the bare trainer, a static model", folder, variants, None
         )
 
 
