@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 
 from skembft import EmbeddingFinetuner
-from skembft import _embedding_training as training
+from skembft import _finetuning_trainer as training
 from skembft._batches import plan_epochs
 from skembft._forward import length_sorted, split_by_length
 
