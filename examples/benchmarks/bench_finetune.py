@@ -116,22 +116,17 @@ def large_vocabulary(args):
         StaticEmbedding,
     )
 
-    model = SentenceTransformer(model_path(), device="cpu")
-    model.transformers_model.resize_token_embeddings(VOCABULARY)
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, create_model_card=False)
-        variants = {"EmbeddingFinetuner": make(model_id=folder)}
-        compare_with_trainer(
-            args, f"the bare trainer, {VOCABULARY:,} tokens", folder, variants, None
-        )
-    with tempfile.TemporaryDirectory() as folder:
-        module = StaticEmbedding(model.tokenizer, embedding_dim=STATIC_DIM)
-        model = SentenceTransformer(modules=[module, Normalize()], device="cpu")
-        model.save_pretrained(folder, create_model_card=False)
-        variants = {"EmbeddingFinetuner": make(model_id=folder)}
-        compare_with_trainer(
-            args, "the bare trainer, a static model", folder, variants, None
-        )
+    large = SentenceTransformer(model_path(), device="cpu")
+    large.transformers_model.resize_token_embeddings(VOCABULARY)
+    table = StaticEmbedding(large.tokenizer, embedding_dim=STATIC_DIM)
+    static = SentenceTransformer(modules=[table, Normalize()], device="cpu")
+    for name, model in ((f"{VOCABULARY:,} tokens", large), ("a static model", static)):
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder, create_model_card=False)
+            variants = {"EmbeddingFinetuner": make(model_id=folder)}
+            compare_with_trainer(
+                args, f"the bare trainer, {name}", folder, variants, None
+            )
 
 
 def compare_with_trainer(args, trainer, path, variants, limit):
