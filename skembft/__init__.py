@@ -1,13 +1,13 @@
 """Fine-tune text embeddings for retrieval with scikit-learn estimators."""
 
-from skembft._adapter import AdapterFinetuner
-from skembft._api_encoder import APIEncoder
-from skembft._corpus import CorpusFinetuner
-from skembft._embedding import EmbeddingFinetuner
-from skembft._encoders import SentenceEncoder
-from skembft._precomputed import PrecomputedEncoder
-from skembft._pretrained import dump, load
+from skembft._adapter.estimator import AdapterFinetuner
+from skembft._corpus.estimator import CorpusFinetuner
+from skembft._embedding.estimator import EmbeddingFinetuner
+from skembft._saving.pretrained import dump, load
 from skembft._version import __version__
+from skembft.encoders._api import APIEncoder
+from skembft.encoders._precomputed import PrecomputedEncoder
+from skembft.encoders._sentence import SentenceEncoder
 
 __all__ = [
     "APIEncoder",

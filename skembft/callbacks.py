@@ -5,9 +5,9 @@ from weakref import WeakKeyDictionary
 
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skembft._base import BaseFinetuner
-from skembft._measures import check_metrics
+from skembft._finetuner.base import BaseFinetuner
 from skembft.metrics import RetrievalScorer
+from skembft.metrics._measures import check_metrics
 
 __all__ = ["EarlyStopping"]
 

@@ -30,7 +30,7 @@ def _word_tokenizer():
 @pytest.fixture(scope="session", autouse=True)
 def cheap_garbage_collection():
     """Every run of the trainer ends in gc.collect: keep the imports out of it."""
-    import skembft._embedding_training  # noqa: F401
+    import skembft._embedding.trainer  # noqa: F401
 
     gc.freeze()
     yield

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from skembft import EmbeddingFinetuner
-from skembft import _finetuning_trainer as training
+from skembft._embedding import hf_trainer as training
 
 # how weights are saved: twice a checkpoint, with the best ones
 PLACES = {

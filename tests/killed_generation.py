@@ -12,8 +12,7 @@ import signal
 import sys
 import threading
 
-from skembft import _generation
-from skembft.datasets import generate_pairs
+from skembft.datasets import _generation, generate_pairs
 
 
 def llm(prompt):

@@ -340,17 +340,17 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
             np.concatenate([documents, documents]),
         ),
     )
-    from skembft import _adapter_training
+    from skembft._adapter import trainer
 
     used = []
-    unit_rows = _adapter_training.UnitRows.__getitem__
+    unit_rows = trainer.UnitRows.__getitem__
     finetuner = AdapterFinetuner(
         encoder, loss=loss, negatives=negatives, batch_size=8, use_all_docs=False,
         epochs=4, validation_fraction=None, random_state=0, learning_rate=1e-3,
     )  # fmt: skip
     y = [[f"d{i}", f"twin{i}"] for i in range(40)]
     if loss == "triplet":
-        triplets = _adapter_training.make_loss
+        triplets = trainer.make_loss
 
         def watched(trainer, encoded):
             data = encoded.data
@@ -364,7 +364,7 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
             monkeypatch.setattr(type(data), "negatives", negatives_of)
             return triplets(trainer, encoded)
 
-        monkeypatch.setattr(_adapter_training, "make_loss", watched)
+        monkeypatch.setattr(trainer, "make_loss", watched)
         finetuner.fit([f"q{i}" for i in range(40)], y)
         assert used
         for query, document in used:
@@ -378,13 +378,13 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
         )
         long.fit([f"q{i}" for i in range(40)], y)
         assert long.history_[-1]["loss"] < 0.3
-    assert unit_rows is _adapter_training.UnitRows.__getitem__
+    assert unit_rows is trainer.UnitRows.__getitem__
 
 
 def test_hard_negatives_are_the_nearest_wrong_documents(rotated):
-    from skembft._encoded import EncodedData
-    from skembft._inputs import check_vector_data
-    from skembft._mining import with_mined_negatives
+    from skembft._data.encoded import EncodedData
+    from skembft._data.vectors import check_vector_data
+    from skembft.mining._candidates import with_mined_negatives
 
     queries, documents = rotated
     data = check_vector_data(queries, documents, None, "")
@@ -401,10 +401,10 @@ def test_hard_negatives_are_the_nearest_wrong_documents(rotated):
 def test_hard_negatives_come_from_what_training_may_see(rotated):
     """Not from documents that only held-out queries name."""
     queries, documents = rotated
-    from skembft import _adapter_training
+    from skembft._adapter import trainer
 
     seen = []
-    mine = _adapter_training.with_mined_negatives
+    mine = trainer.with_mined_negatives
 
     def watched(encoded):
         out = mine(encoded)
@@ -412,7 +412,7 @@ def test_hard_negatives_come_from_what_training_may_see(rotated):
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_adapter_training, "with_mined_negatives", watched)
+        patch.setattr(trainer, "with_mined_negatives", watched)
         AdapterFinetuner(None, negatives="hard", epochs=2, random_state=0).fit(
             queries, documents
         )
@@ -437,7 +437,7 @@ def test_hard_negatives_of_classes():
 
 def test_a_batch_holds_all_pairs_of_its_queries():
     """Sizes are counted in queries, and every epoch sees every pair once."""
-    from skembft import _adapter_training
+    from skembft._adapter import trainer
 
     rng = np.random.RandomState(0)
     ids = [f"d{i}" for i in range(50)]
@@ -447,14 +447,14 @@ def test_a_batch_holds_all_pairs_of_its_queries():
     )
     y = [list(rng.choice(ids, size=1 + i % 7, replace=False)) for i in range(20)]
     batches = []
-    step = _adapter_training.AdapterTrainer._step
+    step = trainer.AdapterTrainer._step
 
     def watched(self, compute_loss, batch):
         batches.append(batch)
         return step(self, compute_loss, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_adapter_training.AdapterTrainer, "_step", watched)
+        patch.setattr(trainer.AdapterTrainer, "_step", watched)
         AdapterFinetuner(encoder, batch_size=6, epochs=2, validation_fraction=None).fit(
             [f"q{i}" for i in range(20)], y
         )

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sentence_transformers.sentence_transformer import losses
 
 from skembft import AdapterFinetuner, PrecomputedEncoder
-from skembft._losses import ADAPTER_LOSSES, LOSSES
+from skembft._losses.table import ADAPTER_LOSSES, LOSSES
 
 N, DIM, STEPS, RATE = 24, 12, 6, 1e-2
 
@@ -236,21 +236,21 @@ def test_corpus_larger_than_a_batch_of_candidates_is_sampled(
     encoder, vectors, monkeypatch
 ):
     """Drawn denominators: known positives stay out, and training still learns."""
-    from skembft import _infonce
+    from skembft._adapter import infonce
 
-    monkeypatch.setattr(_infonce, "MAX_CANDIDATES", 16)
+    monkeypatch.setattr(infonce, "MAX_CANDIDATES", 16)
     y = [[f"d{i}", f"d{(i + 1) % N}"] for i in range(N)]
     X = [f"q{i}" for i in range(N)]
     corpus = [f"n{i}" for i in range(N)]
     seen = []
-    candidates = _infonce.InfoNCE._candidates
+    candidates = infonce.InfoNCE._candidates
 
     def watched(self, query_index, *pairs):
         columns = candidates(self, query_index, *pairs)
         seen.append(len(columns))
         return columns
 
-    monkeypatch.setattr(_infonce.InfoNCE, "_candidates", watched)
+    monkeypatch.setattr(infonce.InfoNCE, "_candidates", watched)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         finetuner = AdapterFinetuner(
@@ -333,10 +333,10 @@ def test_rows_of_one_class_do_not_compete(directions):
         epochs=1,
         validation_fraction=None,
     )
-    from skembft import _infonce
+    from skembft._adapter import infonce
 
     losses_seen = []
-    call = _infonce.InfoNCE.__call__
+    call = infonce.InfoNCE.__call__
 
     def watched(self, query, document):
         loss = call(self, query, document)
@@ -346,7 +346,7 @@ def test_rows_of_one_class_do_not_compete(directions):
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_infonce.InfoNCE, "__call__", watched)
+        patch.setattr(infonce.InfoNCE, "__call__", watched)
         for seed in range(12):  # some batches are of one class
             finetuner.set_params(random_state=seed, batch_size=2).fit(
                 X, [0, 0, 0, 0, 1, 1, 1, 1]

@@ -141,7 +141,7 @@ def test_batches_paid_for_survive_an_error(tmp_path, on_disk):
 
 
 def forget_memory():
-    from skembft import _store
+    from skembft.encoders import _store
 
     _store._stores.clear()
 

@@ -9,9 +9,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 
 from skembft import EmbeddingFinetuner
-from skembft import _finetuning_trainer as training
-from skembft._batches import plan_epochs
-from skembft._forward import length_sorted, split_by_length
+from skembft._embedding import hf_trainer as training
+from skembft._embedding.batches import plan_epochs
+from skembft._embedding.speed.forward import length_sorted, split_by_length
 
 
 @pytest.fixture

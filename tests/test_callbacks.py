@@ -387,7 +387,7 @@ def test_callbacks_after_another_fit_with_another_encoder(static_model, pairs):
 
 
 def test_a_fitted_model_is_not_packed_for_callbacks(static_model, pairs, monkeypatch):
-    import skembft._packed_model as packing
+    import skembft._embedding.packed_model as packing
 
     finetuner = make(EmbeddingFinetuner, static_model, epochs=2).fit(*pairs)
     monkeypatch.setattr(packing, "pack_model", lambda model: 1 / 0)

@@ -19,7 +19,7 @@ from sklearn.model_selection import (
 )
 
 from skembft import EmbeddingFinetuner
-from skembft import _finetuning_trainer as training
+from skembft._embedding import hf_trainer as training
 
 OPTIONS = {
     "epochs": 3,

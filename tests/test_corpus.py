@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils._param_validation import InvalidParameterError
 
-import skembft._nudge as nudge_module
+import skembft._corpus.nudge as nudge_module
 from skembft import (
     AdapterFinetuner,
     CorpusFinetuner,

@@ -577,7 +577,7 @@ def test_tokens_of_a_model_without_a_limit(static_model, pairs):
 
 def test_texts_are_tokenized_in_portions(static_model, pairs, monkeypatch):
     expected = describe(*pairs, encoder=static_model)
-    monkeypatch.setattr("skembft._describe._PORTION", 7)
+    monkeypatch.setattr("skembft.datasets._describe._PORTION", 7)
     assert describe(*pairs, encoder=static_model) == expected
 
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from skembft import EmbeddingFinetuner, _embedding_gradients
-from skembft._embedding_gradients import gradients_in_place
+from skembft import EmbeddingFinetuner
+from skembft._embedding.speed import table_gradients
+from skembft._embedding.speed.table_gradients import gradients_in_place
 
 OPTIONS = {"epochs": 1, "random_state": 0, "device": "cpu"}
 
@@ -167,11 +168,11 @@ def test_a_fit_with_frozen_tables_does_not(bert_model, pairs, added):
 def added(monkeypatch):
     """The tables that gradients were added to."""
     tables = []
-    real = _embedding_gradients._Table.add_gradient
+    real = table_gradients._Table.add_gradient
 
     def recording(table, *args):
         tables.append(table)
         return real(table, *args)
 
-    monkeypatch.setattr(_embedding_gradients._Table, "add_gradient", recording)
+    monkeypatch.setattr(table_gradients._Table, "add_gradient", recording)
     return tables

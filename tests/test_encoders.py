@@ -94,7 +94,7 @@ def test_each_text_once_also_by_threads_and_clones(bert_model, texts, encoded_ro
 
 
 def test_the_store_is_bounded(bert_model, texts):
-    from skembft import _store
+    from skembft.encoders import _store
 
     encoder = SentenceEncoder(
         bert_model, query_prompt="big1 ", max_store_bytes=10 * 32 * 4
@@ -111,7 +111,7 @@ def test_the_store_is_bounded(bert_model, texts):
 
 
 def test_batches_hold_a_budget_of_tokens():
-    from skembft._models import token_batches
+    from skembft._models.encoding import token_batches
 
     lengths = np.random.RandomState(0).randint(1, 300, size=500)
     batches = list(token_batches(lengths, 2048))
@@ -149,19 +149,19 @@ def test_precision_auto_is_float32_without_bf16(
     """And bfloat16 where the device has it; by autocast where a copy is not as good."""
     import torch
 
-    from skembft import _models
+    from skembft._models import precision
 
     forget()
     if module == "unknown":
-        monkeypatch.setattr(_models, "_BF16_MODULES", ())
+        monkeypatch.setattr(precision, "_BF16_MODULES", ())
     if module == "imprecise":
-        monkeypatch.setattr(_models, "_LEAST_COSINE", 1.5)
-    monkeypatch.setattr(_models, "has_bf16", lambda device: False)
+        monkeypatch.setattr(precision, "_LEAST_COSINE", 1.5)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
     plain = SentenceEncoder(bert_model).transform(texts)
     auto = SentenceEncoder(bert_model, precision="auto").transform(texts)
     np.testing.assert_array_equal(plain, auto)
     seen = []
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     forward = SentenceTransformer.forward
 
     def watched(self, *args, **kwargs):
@@ -202,10 +202,11 @@ def forget():
     """Empties this process's memory of vectors and models, as a new process has it."""
 
     def forget():
-        from skembft import _models, _store
+        from skembft._models import loading
+        from skembft.encoders import _store
 
         _store._stores.clear()
-        _models._loaded.clear()
+        loading._loaded.clear()
 
     return forget
 
@@ -227,7 +228,7 @@ def test_cache_dir_serves_texts_without_the_model(
     expected = encoder.transform(texts)
     assert encoded_rows == dict.fromkeys(texts, 1)
     forget()
-    monkeypatch.setattr("skembft._models.load_model", None)
+    monkeypatch.setattr("skembft._models.loading.load_model", None)
     again = SentenceEncoder(bert_model, cache_dir=str(tmp_path / "new" / "folder"))
     np.testing.assert_array_equal(again.transform(texts[::-1]), expected[::-1])
     # this model has no prompts: documents are the same texts
@@ -323,15 +324,15 @@ def test_settings_have_vectors_of_their_own(bert_model, options):
 
 
 def test_bf16_and_backends_have_vectors_of_their_own(bert_model, monkeypatch):
-    from skembft import _models
+    from skembft._models import precision
 
     plain = SentenceEncoder(bert_model)._store_key("query")
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     auto = SentenceEncoder(bert_model, precision="auto")._store_key("query")
     onnx = SentenceEncoder(bert_model, backend="onnx")._store_key("query")
     assert len({plain, auto, onnx}) == 3
     assert SentenceEncoder(bert_model)._store_key("query") == plain
-    monkeypatch.setattr(_models, "has_bf16", lambda device: False)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: False)
     assert SentenceEncoder(bert_model, precision="auto")._store_key("query") == plain
 
 
@@ -458,7 +459,7 @@ def test_a_name_on_the_hub_is_known_by_its_cached_files(
     named = SentenceEncoder("owner/tiny", cache_dir=tmp_path / "cache")
     np.testing.assert_allclose(named.transform(texts), expected, atol=1e-6)
     forget()
-    monkeypatch.setattr("skembft._models.load_model", None)
+    monkeypatch.setattr("skembft._models.loading.load_model", None)
     np.testing.assert_allclose(named.transform(texts), expected, atol=1e-6)
 
 

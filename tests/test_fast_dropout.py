@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from skembft import EmbeddingFinetuner, _fast_dropout, _models
-from skembft._fast_dropout import attention, drop_out, fast_dropout
+from skembft import EmbeddingFinetuner
+from skembft._embedding.speed import dropout
+from skembft._embedding.speed.dropout import attention, drop_out, fast_dropout
+from skembft._models import precision
 
 BF16 = torch.bfloat16
 
@@ -83,13 +85,13 @@ def recorded(monkeypatch):
     """What the fast functions were called for."""
     calls = []
     for name in ("drop_out", "attention"):
-        real = getattr(_fast_dropout, name)
+        real = getattr(dropout, name)
 
         def recording(*args, real=real, name=name, **kwargs):
             calls.append(name)
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(_fast_dropout, name, recording)
+        monkeypatch.setattr(dropout, name, recording)
     return calls
 
 
@@ -128,7 +130,7 @@ def test_training_in_bf16_uses_it_and_nothing_else_does(bert_model, pairs, monke
     options = {"epochs": 1, "random_state": 0, "device": "cpu"}
     EmbeddingFinetuner(bert_model, precision="float32", **options).fit(*pairs)
     assert not calls
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     finetuner = EmbeddingFinetuner(
         bert_model, precision="auto", validation_fraction=0.2, **options
     )
@@ -142,7 +144,7 @@ def test_training_in_bf16_uses_it_and_nothing_else_does(bert_model, pairs, monke
 
 def test_a_cached_loss_draws_the_same_numbers_again(bert_model, pairs, monkeypatch):
     """It computes every batch twice, and ends as the loss that does so once."""
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     calls = recorded(monkeypatch)
 
     def fit(**options):
@@ -161,13 +163,13 @@ def test_a_cached_loss_draws_the_same_numbers_again(bert_model, pairs, monkeypat
     twice = fit(loss="cached_multiple_negatives_ranking")
     assert len(calls) == 3 * n_once
     assert np.abs(twice - once).max() < 1e-6
-    monkeypatch.setattr(_fast_dropout, "drop_out", lambda x, p: x)
+    monkeypatch.setattr(dropout, "drop_out", lambda x, p: x)
     assert np.abs(fit() - once).max() > 1e-2
 
 
 def test_not_with_activation_checkpointing(bert_model, pairs, monkeypatch):
     """Layers are computed again outside of the model's forward."""
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     calls = recorded(monkeypatch)
     EmbeddingFinetuner(
         bert_model, precision="auto", activation_checkpointing=True, device="cpu"

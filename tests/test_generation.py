@@ -19,8 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from killed_generation import llm
 
-from skembft import _generation
-from skembft.datasets import generate_pairs, load_qa_dataset
+from skembft.datasets import _generation, generate_pairs, load_qa_dataset
 
 DOCUMENTS = [f"This is no. {i} of them." for i in range(12)]
 

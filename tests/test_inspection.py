@@ -25,7 +25,6 @@ from skembft import (
     PrecomputedEncoder,
     SentenceEncoder,
 )
-from skembft._comparison import _row, bootstrap_interval, randomisation_test
 from skembft.inspection import (
     QueryGainDisplay,
     RetrievalCurveDisplay,
@@ -33,6 +32,7 @@ from skembft.inspection import (
     TrainingHistoryDisplay,
     compare_retrieval,
 )
+from skembft.inspection._statistics import _row, bootstrap_interval, randomisation_test
 from skembft.metrics import RetrievalScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")

@@ -27,10 +27,10 @@ from skembft import (
     EmbeddingFinetuner,
     PrecomputedEncoder,
     SentenceEncoder,
-    _integrations_embeddings,
 )
 from skembft.datasets import load_qa_dataset, save_qa_dataset
 from skembft.integrations import (
+    _embeddings,
     load_llama_index_adapter,
     save_llama_index_adapter,
     to_langchain,
@@ -250,12 +250,11 @@ def test_names_differ_with_the_vectors(bert_model, pairs):
         *indices,
     ]
     names = [
-        _integrations_embeddings.TextEmbedder(f.fit(queries, documents)).name()
-        for f in finetuners
+        _embeddings.TextEmbedder(f.fit(queries, documents)).name() for f in finetuners
     ]
     assert len(set(names)) == len(names)
     again = [
-        _integrations_embeddings.TextEmbedder(pickle.loads(pickle.dumps(f))).name()
+        _embeddings.TextEmbedder(pickle.loads(pickle.dumps(f))).name()
         for f in finetuners
     ]
     assert again == names
@@ -449,8 +448,8 @@ def test_optional_packages_are_named(vectors, tmp_path, monkeypatch):
         ("langchain_core.embeddings", to_langchain, (encoder,)),
         ("onnx", to_onnx, (fit(vectors, epochs=1), tmp_path / "adapter.onnx")),
     ]
-    _integrations_embeddings._llama_index_class.cache_clear()
-    _integrations_embeddings._langchain_class.cache_clear()
+    _embeddings._llama_index_class.cache_clear()
+    _embeddings._langchain_class.cache_clear()
     for module, function, arguments in cases:
         monkeypatch.setitem(sys.modules, module, None)
         extra = function.__name__.removeprefix("to_").replace("_", "-")

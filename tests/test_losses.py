@@ -13,7 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from test_embedding import assert_equal_weights, bare_trainer
 
 from skembft import AdapterFinetuner, EmbeddingFinetuner, SentenceEncoder
-from skembft._losses import ADAPTER_LOSSES, LOSSES
+from skembft._losses.table import ADAPTER_LOSSES, LOSSES
 
 N = 8
 
@@ -569,7 +569,7 @@ def finetuner_score(fitted, pairs, dim):
     ],
 )
 def test_default_dimensions_of_matryoshka(dim, expected):
-    from skembft._model_losses import halved_dims
+    from skembft._embedding.losses import halved_dims
 
     assert halved_dims(dim) == expected
 
@@ -628,7 +628,7 @@ def test_a_subclass_may_need_the_model(bert_model, texts):
 
 
 def test_negatives_of_all_processes_where_several_train(bert_model, monkeypatch):
-    from skembft._model_losses import build
+    from skembft._embedding.losses import build
 
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     model = SentenceTransformer(bert_model, device="cpu")

@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-import skembft._ranking
+import skembft.metrics._ranking
 from skembft import (
     AdapterFinetuner,
     EmbeddingFinetuner,
@@ -688,11 +688,11 @@ def test_many_documents_in_chunks(monkeypatch):
     scorer = RetrievalScorer(["ndcg@10", "map@1000", "recall@5000"], corpus=corpus)
     model = AdapterFinetuner(encoder, epochs=1, validation_fraction=None)
     model.fit(X[:2], [0, 1])
-    monkeypatch.setattr(skembft._ranking, "_BLOCK", 2**30)
+    monkeypatch.setattr(skembft.metrics._ranking, "_BLOCK", 2**30)
     whole, found = scorer(encoder, X, relevant), model.retrieve(X, corpus, k=50)
     assert whole["recall@5000"] > 0
     for block in (40 * 1000, 40 * 7001):
-        monkeypatch.setattr(skembft._ranking, "_BLOCK", block)
+        monkeypatch.setattr(skembft.metrics._ranking, "_BLOCK", block)
         assert scorer(encoder, X, relevant) == whole
         indices, scores = model.retrieve(X, corpus, k=50)
         np.testing.assert_array_equal(indices, found[0])
@@ -703,7 +703,7 @@ def test_many_documents_in_chunks(monkeypatch):
 @pytest.mark.parametrize("k", [1, 30, 100])
 def test_blocks_find_what_a_full_sort_finds(monkeypatch, order, k):
     # 70 blocks of 100 documents: the best come last, first or anywhere; many are equal
-    monkeypatch.setattr(skembft._ranking, "_BLOCK", 6 * 100)
+    monkeypatch.setattr(skembft.metrics._ranking, "_BLOCK", 6 * 100)
     rng = np.random.RandomState(0)
     documents = rng.randint(-9, 10, (7000, 3)).astype(np.float32)
     queries = rng.randint(1, 10, (6, 3)).astype(np.float32)
@@ -713,7 +713,9 @@ def test_blocks_find_what_a_full_sort_finds(monkeypatch, order, k):
         documents = documents[::-1]
     scores = queries @ documents.T  # whole numbers: exact
     expected = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    found, values = skembft._ranking.top_k(queries, documents, k, similarity="dot")
+    found, values = skembft.metrics._ranking.top_k(
+        queries, documents, k, similarity="dot"
+    )
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(values, np.take_along_axis(scores, expected, axis=1))
 
@@ -726,7 +728,7 @@ def test_class_labels_in_chunks(monkeypatch):
         None, epochs=1, validation_fraction=None, negatives="batch"
     ).fit(X[:50], labels[:50])
     whole = RetrievalScorer(["ndcg@10", "recall@200"])(model, X, labels)
-    monkeypatch.setattr(skembft._ranking, "_BLOCK", 1024 * 300)
+    monkeypatch.setattr(skembft.metrics._ranking, "_BLOCK", 1024 * 300)
     assert RetrievalScorer(["ndcg@10", "recall@200"])(model, X, labels) == whole
 
 

@@ -45,7 +45,7 @@ def test_equals_a_full_sort(index, n, margin, form, monkeypatch):
     if form == "iterator":  # with documents that occur twice
         corpus = iter([CORPUS[:90], CORPUS[60:150], CORPUS[150:]])
     elif form == "portions":
-        monkeypatch.setattr("skembft.mining._CHUNK", 17)
+        monkeypatch.setattr("skembft.mining._hard_negatives._CHUNK", 17)
     y = mine_hard_negatives(
         index, QUERIES, RELEVANT, corpus=corpus, n_negatives=n, relative_margin=margin
     )

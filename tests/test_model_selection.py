@@ -14,9 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import GroupKFold, KFold, cross_validate
 
-from skembft import AdapterFinetuner, _leakage
+from skembft import AdapterFinetuner
 from skembft.metrics import RetrievalScorer
 from skembft.model_selection import (
+    _leakage,
     document_groups,
     leakage_report,
     train_test_split,

@@ -21,7 +21,7 @@ from skembft import (
     PrecomputedEncoder,
     SentenceEncoder,
 )
-from skembft._utils import thawed
+from skembft._utils.estimators import thawed
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 

@@ -299,7 +299,7 @@ def test_what_is_there_is_not_lost(static_model, pairs, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("skembft._atomic._flush", full)
+    monkeypatch.setattr("skembft._utils.atomic._flush", full)
     with pytest.raises(OSError, match="No space left"):
         adapter(static_model, epochs=1).fit(*pairs).save_pretrained(tmp_path / "model")
     assert {f: f.read_bytes() for f in (tmp_path / "model").rglob("*.*")} == before
@@ -381,7 +381,7 @@ def test_what_cannot_be_loaded_is_not_saved(static_model, pairs, tmp_path):
     by_id.save_pretrained(tmp_path / "model")  # ids and vectors, for an index
     with (
         pytest.raises(ValueError, match="skembft.dump keeps the finetuner itself"),
-        pytest.warns(UserWarning, match="encoder .skembft._precomputed.Precomputed"),
+        pytest.warns(UserWarning, match="encoder .skembft.encoders._precomputed.Pre"),
     ):
         skembft.load(tmp_path / "model")
 

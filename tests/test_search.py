@@ -143,7 +143,7 @@ def test_halving_over_epochs(static_model, pairs):
 def test_cross_validate_with_several_metrics_ranks_once_a_fold(
     static_model, pairs, monkeypatch
 ):
-    import skembft._scoring as scoring
+    import skembft.metrics._scoring as scoring
 
     calls = []
     top_k = scoring.top_k

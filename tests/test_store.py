@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from skembft._shards import ShardFolder, digests_of
-from skembft._store import Store, drop_store, folder_of
+from skembft.encoders._shards import ShardFolder, digests_of
+from skembft.encoders._store import Store, drop_store, folder_of
 
 KEY = ("model", "prompt")
 BIG = 2**30
@@ -115,7 +115,7 @@ def test_small_shards_are_merged(tmp_path):
 
 
 def test_a_merge_that_fails_loses_nothing(tmp_path, monkeypatch):
-    from skembft import _shards
+    from skembft.encoders import _shards
 
     write = _shards.write_shard
 
@@ -289,7 +289,7 @@ WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])
 from test_store import KEY, BIG, Encoder, words
-from skembft._store import Store
+from skembft.encoders._store import Store
 store = Store(KEY)
 for start in range(0, 100_000, 5):
     store.get(words(5, start), Encoder(3), max_bytes=BIG, cache_dir=sys.argv[2])
@@ -330,7 +330,7 @@ def test_a_passing_error_deletes_nothing(tmp_path, monkeypatch):
     """No memory or no handle for a moment: the file is as good as before."""
     import mmap
 
-    from skembft import _shards
+    from skembft.encoders import _shards
 
     digests = _shards.digests_of(["a", "b"])
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -13,8 +13,8 @@ from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV
 
 from skembft import EmbeddingFinetuner
-from skembft._lower_layers import lower_layers_once
-from skembft._trainable import LayerStack, freeze_lower_layers, layer_rates
+from skembft._embedding.speed.lower_layers import lower_layers_once
+from skembft._embedding.trainable import LayerStack, freeze_lower_layers, layer_rates
 
 OPTIONS = {"epochs": 2, "learning_rate": 1e-3, "random_state": 0, "device": "cpu"}
 
@@ -74,7 +74,7 @@ def test_frozen_layers_computed_once_train_the_same(no_dropout, pairs, monkeypat
     """As with the lower layers computed in every step, without dropout."""
     from contextlib import nullcontext
 
-    from skembft import _embedding_training as training
+    from skembft._embedding import trainer as training
 
     options = {**OPTIONS, "trainable": 1, "precision": "float32"}
     once = EmbeddingFinetuner(no_dropout, **options).fit(*pairs)
@@ -491,9 +491,9 @@ def test_layers_that_give_tuples_are_left_out_too(pairs, tmp_path, bert_model):
 
 def test_nothing_is_left_in_the_model(bert_model, pairs, monkeypatch):
     """Neither autocast's forward nor activation checkpointing."""
-    from skembft import _models
+    from skembft._models import precision
 
-    monkeypatch.setattr(_models, "has_bf16", lambda device: True)
+    monkeypatch.setattr(precision, "has_bf16", lambda device: True)
     finetuner = EmbeddingFinetuner(
         bert_model,
         precision="auto",

@@ -5,7 +5,7 @@ import os
 import sys
 
 from skembft import EmbeddingFinetuner
-from skembft._models import hash_weights
+from skembft._models.loading import hash_weights
 
 
 def main(request, folder):

@@ -219,9 +219,9 @@ def counted_rows():
 
 def has_bf16():
     """Whether this CPU computes bfloat16 natively, as ``precision="auto"`` asks."""
-    from skembft import _models
+    from skembft._models import precision
 
-    return _models.has_bf16("cpu")
+    return precision.has_bf16("cpu")
 
 
 def precisions():

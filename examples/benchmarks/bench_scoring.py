@@ -181,7 +181,7 @@ def score_from_disk(args):
 
 
 def statistics(args):
-    from skembft._comparison import bootstrap_interval, randomisation_test
+    from skembft.inspection._statistics import bootstrap_interval, randomisation_test
 
     rng = np.random.RandomState(0)
     n = 200 if args.quick else 5000

@@ -24,7 +24,7 @@ from _common import (
 from sklearn.model_selection import GroupShuffleSplit
 
 from skembft import EmbeddingFinetuner, SentenceEncoder
-from skembft._models import has_bf16
+from skembft._models.precision import has_bf16
 from skembft.datasets import load_docstrings
 from skembft.metrics import RetrievalScorer
 

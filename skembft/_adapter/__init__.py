@@ -1,0 +1,1 @@
+"""AdapterFinetuner: a small layer trained over frozen embeddings."""

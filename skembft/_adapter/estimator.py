@@ -1,0 +1,390 @@
+"""A small trainable layer over frozen embeddings."""
+
+import numpy as np
+from sklearn.utils._param_validation import InvalidParameterError, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skembft._adapter.params import apply_weights, check_adapter
+from skembft._adapter.saved import add_adapter, exporter_of, restore_adapter
+from skembft._data.relevance import LabelRelevance
+from skembft._data.vectors import check_vector_data, check_vectors
+from skembft._finetuner.base import TRAINING_CONSTRAINTS
+from skembft._finetuner.frozen import FrozenFinetuner
+from skembft._losses.params import InfoNCEOptions, check_loss
+from skembft._losses.table import ADAPTER_LOSSES, LOSSES, find_loss
+from skembft._saving.registry import saved_by_name
+from skembft._utils.estimators import tag_text_input
+from skembft.metrics._scoring import item_kind, read_data
+
+
+@saved_by_name
+class AdapterFinetuner(FrozenFinetuner):
+    """Train a small layer on top of frozen embeddings, for better retrieval.
+
+    Every text is encoded once; training then takes seconds on a CPU. With
+    ``side="query"`` only queries are adapted, so that the vectors of an existing index
+    stay as they are. The layer starts at the identity, and with validation (the
+    default) the untouched embeddings are a candidate: when nothing beats them, they are
+    kept.
+
+    Read more in the :doc:`guide on adapters </adapters>`.
+
+    Parameters
+    ----------
+    encoder : str, encoder or None, default="BAAI/bge-small-en"
+        What makes the vectors: the name or directory of a Sentence Transformers model
+        (the same as ``SentenceEncoder(name)``), a `SentenceEncoder`, an `APIEncoder`, a
+        `PrecomputedEncoder`, any object with `transform` and `transform_documents`, an
+        unfitted finetuner (cloned and fitted first), or None: X is vectors.
+    loss : str or class, default="multiple_negatives_ranking"
+        Any loss of Sentence Transformers that works on embeddings, by name or class:
+        "multiple_negatives_ranking" (InfoNCE), "triplet", "cosent", … The guide has a
+        table of what each learns from.
+    loss_params : dict, default=None
+        Arguments of the loss, such as ``{"scale": 20.0}`` (the default). Defaults are
+        the library's, but margins of 5, which mean nothing on unit vectors, are 0.3.
+    negatives : {"batch", "random", "hard", "corpus"}, default="random"
+        What a positive competes with in InfoNCE: the documents of its batch; these and
+        one random document a pair; these and hard negatives, mined from the vectors as
+        they are; or all documents seen in training (of more than 8,192 so many are
+        drawn for every batch). Losses that take single negatives get hard ones with
+        "hard" and random ones otherwise. A document known to be relevant to a query is
+        never its negative.
+    adapter : {"linear", "low_rank", "mlp"} or class, default="linear"
+        The layer: a matrix; the identity plus a product of two thin matrices; a
+        two-layer perceptron added to its input; or a `torch.nn.Module` class, called
+        with the dimension of the vectors and `adapter_params`.
+    adapter_params : dict, default=None
+        Arguments of the layer. "linear": ``bias`` (False) and ``output_dim`` (None: as
+        the encoder's; starts at the principal directions of the training vectors), with
+        ``solver="closed_form"`` only ``ridge`` (0.03), the λ of
+        ``mean |W q − d|² + λ |W − I|²``;
+        "low_rank": ``rank`` (32); "mlp": ``hidden_dim`` (None: twice the dimension) and
+        ``activation`` ("relu", "gelu" or "silu").
+    side : {"query", "both", "separate"}, default="query"
+        What is adapted: queries only; queries and documents by one shared layer; or
+        each by a layer of its own.
+    solver : {"adamw", "closed_form"}, default="adamw"
+        How the layer is found. "closed_form" is ridge regression from queries to their
+        documents, toward the identity: a square matrix for queries in one step, without
+        negatives. It uses none of `loss`, `negatives` and the arguments of AdamW.
+    batch_size : int, default=128
+        Queries in a batch, each with all its pairs; every query counts the same.
+    epochs : int, default=100
+        The most passes over the training pairs; early stopping takes fewer.
+    learning_rate : float or "auto", default="auto"
+        Of AdamW. "auto" is ``0.01 / sqrt(d)`` for vectors of d dimensions, as the
+        entries of a matrix that turns vectors shrink with d: 5e-4 for 384.
+    weight_decay : float or "auto", default="auto"
+        Of AdamW, toward the identity: every step takes ``learning_rate * weight_decay``
+        of the way back. "auto" is ``sqrt(d) / 2``, about 10 for 384 dimensions. A class
+        of your own decays toward 0, and wants less.
+    warmup_ratio : float, default=0.0
+        Share of the steps in which the learning rate rises linearly; it is constant
+        afterwards.
+    use_all_docs : bool, default=True
+        Whether every relevant document of a query makes a pair, or the first only.
+    scoring : str, default="ndcg@10"
+        Metric of `score` and of validation.
+    validation_fraction : float or None, default=0.1
+        Share of the distinct queries held out at random, to choose the number of
+        epochs. `X_val` in `fit` wins over it.
+    n_iter_no_change : int or None, default=20
+        Stop after so many evaluations without gain.
+    evaluation_steps : int, default=0
+        Validate every so many steps; 0 means once an epoch.
+    refit : bool, default=True
+        Train again for the number of epochs that validation chose, on all the data,
+        those of `validation_fraction` included.
+    warm_start : bool, default=False
+        Let a second `fit` train the fitted adapter further, instead of a new one.
+        ``solver="closed_form"`` solves anew all the same.
+    random_state : int, RandomState instance or None, default=None
+        Determines the validation queries, the order of the pairs and drawn negatives.
+
+    Attributes
+    ----------
+    weights_ : dict of {str: dict of {str: ndarray}}
+        Of the "query" layer, and of the "document" layer if there is one. "linear" and
+        "low_rank": "weight" of shape (output_dim, d) and, with a bias, "bias"; a vector
+        x becomes ``weight @ x + bias``. "mlp": "weight_1", "bias_1", "weight_2" and
+        "bias_2"; x becomes ``x + weight_2 @ act(weight_1 @ x + bias_1) + bias_2``. A
+        class: its state_dict, or {} where the untouched vectors are kept.
+    encoder_ : encoder or None
+        What makes the vectors.
+    history_ : list of dict
+        An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
+        and the validation metrics; the first is the untouched model at step 0.
+        ``history_.plot()`` draws it.
+    n_iter_ : int
+        Optimizer steps taken, before refitting.
+    best_step_ : int
+        Step of the best validation score; 0 means the untouched model.
+    best_epoch_ : float
+        Epoch of the best validation score.
+    base_score_ : float or None
+        Validation score of the untouched model; None without validation.
+    validation_score_ : float or None
+        Best validation score, before refitting.
+    embedding_dim_ : int
+        Dimension of the vectors.
+
+    See Also
+    --------
+    EmbeddingFinetuner : Train the whole model.
+    SentenceEncoder : Encode texts with a frozen model.
+
+    References
+    ----------
+    .. [1] A. van den Oord, Y. Li, O. Vinyals, "Representation Learning with
+       Contrastive Predictive Coding", 2018, arXiv:1807.03748 (InfoNCE).
+    .. [2] G. Moreira et al., "NV-Retriever: Improving text embedding models with
+       effective hard-negative mining", 2024, arXiv:2407.15831 (hard negatives).
+
+    Examples
+    --------
+    Vectors that exist already, from an index or an embedding API:
+
+    >>> import numpy as np
+    >>> from skembft import AdapterFinetuner
+    >>> rng = np.random.default_rng(0)
+    >>> documents = rng.normal(size=(300, 16))
+    >>> queries = documents @ rng.normal(0.1, 0.2, size=(16, 16)) + documents / 4
+    >>> adapter = AdapterFinetuner(None, learning_rate=1e-3, random_state=0)
+    >>> adapter = adapter.fit(queries[:200], documents[:200])
+    >>> score = adapter.score(queries[200:], documents[200:])
+    >>> bool(score > adapter.base_score_ + 0.1)
+    True
+
+    Texts, with a Sentence Transformers model:
+
+    >>> AdapterFinetuner("path/to/model", side="both")
+    AdapterFinetuner(encoder='path/to/model', side='both')
+    """
+
+    _parameter_constraints: dict = {
+        **TRAINING_CONSTRAINTS,
+        "encoder": "no_validation",
+        "learning_rate": [*TRAINING_CONSTRAINTS["learning_rate"], StrOptions({"auto"})],
+        "weight_decay": [*TRAINING_CONSTRAINTS["weight_decay"], StrOptions({"auto"})],
+        "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
+        "adapter": [StrOptions({"linear", "low_rank", "mlp"}), type],
+        "adapter_params": [dict, None],
+        "side": [StrOptions({"query", "both", "separate"})],
+        "solver": [StrOptions({"adamw", "closed_form"})],
+    }
+
+    def __init__(
+        self,
+        encoder="BAAI/bge-small-en",
+        *,
+        loss="multiple_negatives_ranking",
+        loss_params=None,
+        negatives="random",
+        adapter="linear",
+        adapter_params=None,
+        side="query",
+        solver="adamw",
+        batch_size=128,
+        epochs=100,
+        learning_rate="auto",
+        weight_decay="auto",
+        warmup_ratio=0.0,
+        use_all_docs=True,
+        scoring="ndcg@10",
+        validation_fraction=0.1,
+        n_iter_no_change=20,
+        evaluation_steps=0,
+        refit=True,
+        warm_start=False,
+        random_state=None,
+    ):
+        self.encoder = encoder
+        self.loss = loss
+        self.loss_params = loss_params
+        self.negatives = negatives
+        self.adapter = adapter
+        self.adapter_params = adapter_params
+        self.side = side
+        self.solver = solver
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.use_all_docs = use_all_docs
+        self.scoring = scoring
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.evaluation_steps = evaluation_steps
+        self.refit = refit
+        self.warm_start = warm_start
+        self.random_state = random_state
+
+    # ---- fit
+
+    def _check_settings(self):
+        super()._check_settings()
+        name = self._find_loss()
+        if name is None:
+            raise InvalidParameterError(
+                "AdapterFinetuner takes a loss by name or class; there is no model "
+                "that a callable could be called with."
+            )
+        if LOSSES[name].needs == "positives":
+            if isinstance(self.loss, type) and (
+                self.loss.__name__ != LOSSES[name].class_name
+            ):
+                raise InvalidParameterError(
+                    f"loss={self.loss.__name__} derives from "
+                    f"{LOSSES[name].class_name}, which AdapterFinetuner computes by "
+                    "itself: what the subclass changes would be lost."
+                )
+            InfoNCEOptions.of(name, self.loss_params)
+        else:
+            check_loss(self.loss, self.loss_params)
+        check_adapter(self, LOSSES[name].needs)
+
+    def _check_learnable(self, data):
+        if self.solver == "closed_form":  # it has no loss
+            self._check_answerable(data)
+            return
+        needs = LOSSES[self._find_loss()].needs
+        if needs == "classes" and not isinstance(data.relevance, LabelRelevance):
+            raise ValueError(
+                f"loss={self.loss!r} learns from class labels: use encoder=None, with "
+                "the vectors as X and the labels as y."
+            )
+        super()._check_learnable(data)
+
+    def _check_batch(self, spec, data):
+        if spec.needs == "positives":  # otherwise a batch has all rows of its queries
+            super()._check_batch(spec, data)
+
+    def _draws_negatives(self, data):
+        infonce = LOSSES[self._find_loss()].needs == "positives"  # masks them instead
+        return not infonce and super()._draws_negatives(data)
+
+    def _find_loss(self):
+        return find_loss(self.loss, ADAPTER_LOSSES)
+
+    def _spec(self):
+        """What `_apply` needs to know of the adapter, as it is now."""
+        return self.adapter, dict(self.adapter_params or {})
+
+    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+        encoder = self.encoder if fitting else self.encoder_
+        if encoder is not None and item_kind(encoder) != "vector":
+            return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
+        if y is None:
+            raise ValueError(
+                "AdapterFinetuner requires y to be passed, but the target y is None: "
+                "with encoder=None, y holds class labels or the vectors of the "
+                "relevant documents."
+            )
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return check_vector_data(X, y, corpus, suffix)
+
+    def _open(self, rng, data, held_out):
+        from skembft._adapter.trainer import AdapterTrainer
+
+        start = None
+        if self.warm_start and self.__sklearn_is_fitted__():
+            if (
+                self._adapter_spec != self._spec()
+                or set(self.weights_) != self._sides()
+            ):
+                raise ValueError(
+                    "warm_start=True trains the fitted adapter further, and adapter, "
+                    "adapter_params or side have changed since: restore them, or fit "
+                    "a clone."
+                )
+            start = self.weights_
+        return AdapterTrainer(self, self._open_encoder(), rng, start)
+
+    def _sides(self):
+        return {"query"} if self.side == "query" else {"query", "document"}
+
+    # ---- saving
+
+    def _exporter(self):
+        return exporter_of(self)
+
+    def _saved(self):
+        parts = super()._saved()
+        add_adapter(parts, self)
+        return parts
+
+    def _restore(self, state):
+        super()._restore(state)
+        restore_adapter(self, state)
+
+    # ---- use
+
+    def transform(self, X):
+        """Return the adapted vectors of queries.
+
+        Parameters
+        ----------
+        X : queries of shape (n,), table of (query, document, …) rows, or vectors
+            Vectors of shape (n, d) with ``encoder=None``.
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+            Of unit length.
+        """
+        check_is_fitted(self)
+        if self.encoder_ is None:
+            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._query_vectors(X)
+
+    def _query_vectors(self, queries):
+        if self.encoder_ is not None:
+            queries = self._checked_encoder().transform(queries)
+        return self._apply("query", np.asarray(queries))
+
+    def _apply(self, side, vectors):
+        adapter, params = self._adapter_spec
+        weights = self.weights_[side]
+        if isinstance(adapter, str) or not weights:
+            activation = (params or {}).get("activation", "relu")
+            return apply_weights(weights, vectors, activation)
+        from skembft._adapter.trainer import apply_module
+
+        return apply_module(adapter, params, weights, vectors)
+
+    def transform_documents(self, D):
+        """Return the vectors of documents.
+
+        Parameters
+        ----------
+        D : documents of shape (n,), or vectors of shape (n, d) with ``encoder=None``
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+            With ``side="query"`` exactly what the encoder gives, otherwise adapted
+            and of unit length.
+        """
+        check_is_fitted(self)
+        if self.encoder_ is None:
+            vectors = check_vectors(D, "D", self.n_features_in_)
+        else:
+            vectors = np.asarray(self._checked_encoder().transform_documents(D))
+        if "document" in self.weights_:
+            return self._apply("document", vectors)
+        return np.asarray(vectors, dtype=np.float32)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "weights_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.encoder is None
+        if self.encoder is None:
+            tags.transformer_tags.preserves_dtype = ["float32"]
+        else:
+            tags.transformer_tags.preserves_dtype = []
+            tag_text_input(tags)
+        return tags

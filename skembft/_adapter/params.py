@@ -1,0 +1,121 @@
+"""Arguments of adapters, and adapters as plain arrays; nothing here imports torch."""
+
+import inspect
+import sys
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.special import expit, ndtr
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+    validate_parameter_constraints,
+)
+
+from skembft._losses.table import check_argument_names
+from skembft._utils.vectors import unit_rows
+
+_SIZE = Interval(Integral, 1, None, closed="left")
+_ARGUMENTS = {
+    "linear": {"bias": ["boolean"], "output_dim": [_SIZE, None]},
+    "low_rank": {"rank": [_SIZE]},
+    "mlp": {
+        "hidden_dim": [_SIZE, None],
+        "activation": [StrOptions({"relu", "gelu", "silu"})],
+    },
+    "closed_form": {"ridge": [Interval(Real, 0, None, closed="neither")]},
+}
+
+
+def check_adapter(settings, needs):
+    """Raise an InvalidParameterError where an adapter and its settings do not fit.
+
+    `settings` is an `AdapterFinetuner`, `needs` what its loss needs.
+    """
+    adapter, params, side = settings.adapter, settings.adapter_params, settings.side
+    closed_form = settings.solver == "closed_form"
+    if closed_form and not (adapter == "linear" and side == "query"):
+        raise InvalidParameterError(
+            "solver='closed_form' finds a square matrix for queries: it goes with "
+            "adapter='linear' and side='query'."
+        )
+    if isinstance(adapter, type):
+        _check_module(adapter, params or {})
+        return
+    valid = _ARGUMENTS["closed_form" if closed_form else adapter]
+    what = f"adapter_params of {adapter!r}"
+    check_argument_names(params, valid, what)
+    validate_parameter_constraints(valid, params or {}, what)
+    if (params or {}).get("output_dim") is None:
+        return
+    if needs == "targets":
+        raise InvalidParameterError(
+            f"output_dim does not go with loss={settings.loss!r}, which moves queries "
+            "to the vectors of documents as the encoder gives them."
+        )
+    if side == "query":
+        raise InvalidParameterError(
+            "output_dim changes the dimension of queries, and side='query' leaves "
+            "that of documents: use side='both' or 'separate'."
+        )
+
+
+def _check_module(cls, params):
+    name = cls.__name__
+    if not hasattr(cls, "state_dict"):
+        raise InvalidParameterError(
+            f"adapter={name} is not a subclass of torch.nn.Module."
+        )
+    try:
+        inspect.signature(cls).bind(384, **params)
+    except TypeError as error:
+        raise InvalidParameterError(
+            f"adapter={name} is called as {name}(dimension, **adapter_params), and "
+            f"adapter_params={params!r} do not fit: {error}."
+        ) from None
+
+
+def apply_weights(weights, vectors, activation="relu"):
+    """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed.
+
+    Without weights the vectors are only scaled to unit length.
+    """
+    # in one layout, as another one is summed in another order
+    vectors = unit_rows(np.ascontiguousarray(vectors))
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if not weights:
+        return vectors
+    if "weight_1" in weights:
+        hidden = _multiply(vectors, weights["weight_1"]) + weights["bias_1"]
+        hidden = _multiply(_activate(hidden, activation), weights["weight_2"])
+        vectors = vectors + hidden + weights["bias_2"]
+    else:
+        vectors = _multiply(vectors, weights["weight"])
+        if "bias" in weights:
+            vectors = vectors + weights["bias"]
+    return unit_rows(vectors)
+
+
+def _multiply(vectors, weight):
+    """``vectors @ weight.T``, by torch where that is there anyway.
+
+    Threads of numpy's matmul wait for more by spinning, and slow down what torch
+    computes next: the fits of a search by a third.
+    """
+    torch = sys.modules.get("torch")
+    if not hasattr(torch, "mm"):
+        return vectors @ weight.T
+    vectors, weight = (  # of a memory map it warns
+        torch.from_numpy(np.require(array, np.float32, "W"))
+        for array in (vectors, weight)
+    )
+    return torch.mm(vectors, weight.T).numpy()
+
+
+def _activate(x, activation):
+    if activation == "relu":
+        return np.maximum(x, 0)
+    if activation == "silu":
+        return x * expit(x)
+    return x * ndtr(x)  # GELU, exact

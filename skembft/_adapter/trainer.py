@@ -1,0 +1,316 @@
+"""Training of adapters on cached embeddings. Imports torch: import it lazily."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
+from skembft._adapter.losses import make_loss
+from skembft._adapter.unit_rows import UnitRows
+from skembft._data.encoded import EncodedData
+from skembft._finetuner.trainer import GradientTrainer
+from skembft._losses.table import LOSSES
+from skembft._models.random_state import isolated_rng
+from skembft.mining._candidates import with_mined_negatives
+
+
+class AdapterTrainer(GradientTrainer):
+    """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder.
+
+    `start` are the fitted weights of a warm start, or None.
+    """
+
+    def __init__(self, estimator, encoder, rng, start=None):
+        super().__init__(estimator, rng)
+        self.loss_name = estimator._find_loss()
+        self.encoder = encoder
+        self.dim = None
+        self.start = start
+        self.layers = {"query": None, "document": None}
+
+    def prepare(self, data):
+        """Encode the distinct queries and documents."""
+        encoded = EncodedData.of(data, self.encoder)
+        self.dim = encoded.queries.shape[1]
+        return encoded
+
+    def train(self, encoded, monitor, epochs):
+        """Train from the start; return the state that the monitor chose."""
+        if self._mines(encoded.data):
+            encoded = with_mined_negatives(encoded)
+        custom = isinstance(self.settings.adapter, type)
+        # a module of the user's may draw from torch's global random state
+        with isolated_rng() if custom else nullcontext():
+            if custom:
+                torch.manual_seed(self.rng.randint(2**31 - 1))
+                self.layers = {"query": None, "document": None}
+            starts_elsewhere = custom and not self.start  # not at the identity
+            if starts_elsewhere:
+                monitor.start()
+            self._make_layers(encoded)
+            if not starts_elsewhere:
+                monitor.start()
+            if self.settings.solver == "closed_form":
+                self._solve(encoded, monitor)
+            else:
+                self._descend(encoded, monitor, epochs)
+        monitor.finish()
+        return monitor.best_state
+
+    def _mines(self, data):
+        needs = LOSSES[self.loss_name].needs
+        uses_negatives = needs in ("positives", "triplets") or (
+            needs == "labels" and not data.labelled
+        )
+        hard = self.settings.negatives == "hard"
+        return hard and uses_negatives and self.settings.solver != "closed_form"
+
+    # ---- layers
+
+    def _make_layers(self, encoded):
+        settings = self.settings
+        query, document = self._layer(encoded), None
+        if settings.side == "both":
+            document = query
+        elif settings.side == "separate":
+            document = self._layer(encoded)
+        self.layers = {"query": query, "document": document}
+        for side, layer in self.layers.items():
+            if self.start and self.start.get(side) and layer is not None:
+                layer.load(self.start[side])
+        self.begin()
+        if isinstance(query, CustomLayer) and document is None:
+            if query.output_dim != self.dim:
+                raise ValueError(
+                    f"adapter={settings.adapter.__name__} makes vectors of "
+                    f"{query.output_dim} dimensions, the documents have {self.dim}; "
+                    "keep the dimension, or adapt documents too: side='both'."
+                )
+
+    def _layer(self, encoded):
+        settings, dim = self.settings, self.dim
+        params = dict(settings.adapter_params or {})
+        if isinstance(settings.adapter, type):
+            return CustomLayer(settings.adapter, params, dim)
+        if settings.adapter == "linear":
+            start = None
+            output_dim = params.get("output_dim") or dim
+            if output_dim > dim:
+                raise ValueError(
+                    f"output_dim={output_dim} is more than the {dim} dimensions of the "
+                    "encoder's vectors."
+                )
+            if output_dim != dim:
+                start = _principal_directions(encoded, output_dim)
+            return Linear(dim, params.get("bias", False), start)
+        generator = torch.Generator().manual_seed(int(self.rng.randint(2**31 - 1)))
+        if settings.adapter == "low_rank":
+            return LowRank(dim, int(params.get("rank", 32)), generator)
+        hidden_dim = params.get("hidden_dim") or 2 * dim
+        activation = params.get("activation", "relu")
+        return ResidualMLP(dim, hidden_dim, activation, generator)
+
+    def adapt(self, side, vectors):
+        """Pass unit vectors through the layer of a side, if it has one."""
+        layer = self.layers[side]
+        return vectors if layer is None else F.normalize(layer(vectors), dim=1)
+
+    # ---- gradient descent
+
+    def _descend(self, encoded, monitor, epochs):
+        settings = self.settings
+        rate, decay = settings.learning_rate, settings.weight_decay
+        rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
+        decay = math.sqrt(self.dim) / 2 if decay == "auto" else decay
+        self.optimizer = torch.optim.AdamW(self.trained(), lr=rate, weight_decay=decay)
+        compute_loss = make_loss(self, encoded)
+        step, total, losses = 0, None, []
+        for epoch in range(math.ceil(epochs)):
+            batches = self._batches(encoded.data)
+            if total is None:
+                total = max(1, round(epochs * len(batches)))
+                # of the full schedule, whatever share of it a refit trains
+                planned = settings.epochs * len(batches)
+                warmup = int(planned * settings.warmup_ratio)
+            self.tasks.begin()
+            stop = False
+            for place, batch in enumerate(batches[: total - step], start=1):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate * min(1.0, (step + 1) / (warmup + 1))
+                losses.append(self._step(compute_loss, batch))
+                step += 1
+                every = settings.evaluation_steps
+                due = step % every == 0 if every else place == len(batches)
+                if due or step == total:
+                    at = epoch + place / len(batches)
+                    stop = monitor.update(step, at, np.mean(losses))
+                    losses = []
+                    if stop:
+                        break
+            if self.tasks.end():
+                stop = True
+                if losses:
+                    monitor.update(step, epoch + 1, np.mean(losses))
+            if stop or step >= total:
+                break
+        self._set_training(False)
+
+    def _step(self, compute_loss, batch):
+        self._set_training(True)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = compute_loss(*batch)
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def _modules(self):
+        return [layer for layer in self.layers.values() if layer is not None]
+
+    def trained(self):
+        """The parameters that are trained, each once."""
+        parameters = {p for layer in self._modules() for p in layer.parameters()}
+        return [p for p in parameters if p.requires_grad]
+
+    def _set_training(self, mode):
+        for layer in self._modules():
+            layer.train(mode)
+
+    def _batches(self, data):
+        """Shuffled batches of examples: index arrays, the query's first.
+
+        A batch holds all examples of its queries, and about equally many queries.
+        """
+        needs = LOSSES[self.loss_name].needs
+        columns = data.examples(needs, self.settings.use_all_docs, self.rng)
+        _check_any(columns[0], needs)
+        by_query = np.argsort(columns[0], kind="stable")
+        _, starts, counts = np.unique(
+            columns[0][by_query], return_index=True, return_counts=True
+        )
+        n_batches = math.ceil(len(starts) / self.settings.batch_size)
+        order = self.rng.permutation(len(starts))
+        batches = []
+        for part in np.array_split(order, n_batches):
+            size = counts[part]
+            ends = np.cumsum(size)
+            within = np.arange(ends[-1]) - np.repeat(ends - size, size)
+            rows = by_query[np.repeat(starts[part], size) + within]
+            batches.append(tuple(column[rows] for column in columns))
+        return batches
+
+    # ---- closed form
+
+    def _solve(self, encoded, monitor):
+        """Ridge regression from queries to their documents, toward the identity.
+
+        W minimises mean |W q − d|² + λ |W − I|².
+        """
+        self.tasks.begin()
+        query, document = encoded.data.positive_pairs(
+            self.settings.use_all_docs, self.rng
+        )
+        _check_any(query)
+        Q, D = UnitRows(encoded.queries), UnitRows(encoded.documents)
+        gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        cross, loss = gram.clone(), 0.0
+        for q, d in zip(Q.chunks(query), D.chunks(document), strict=True):
+            q, d = q.double(), d.double()
+            gram += q.T @ q / len(query)
+            cross += d.T @ q / len(query)
+            loss += float((q - d).square().sum()) / len(query)
+        identity = torch.eye(self.dim, dtype=torch.float64)
+        ridge = (self.settings.adapter_params or {}).get("ridge", 0.03) * identity
+        weight = torch.linalg.solve(gram + ridge, cross + ridge, left=False)
+        delta = weight - identity
+        with torch.no_grad():
+            self.layers["query"].delta.copy_(delta)
+        # |W q − d|² summed, from the moments
+        loss += float((delta @ gram * delta).sum())
+        loss += float(2 * (delta * (gram - cross)).sum())
+        monitor.update(1, 1.0, loss)
+        self.tasks.end()
+
+    # ---- what the monitor and the estimator ask for
+
+    @torch.no_grad()
+    def vectors(self, encoded):
+        self._set_training(False)
+        return tuple(
+            self._adapted(side, vectors)
+            for side, vectors in (
+                ("query", encoded.queries),
+                ("document", encoded.documents),
+            )
+        )
+
+    def _adapted(self, side, vectors):
+        if self.layers[side] is None:
+            return vectors
+        parts = [self.adapt(side, x).numpy() for x in UnitRows(vectors).chunks()]
+        return np.concatenate(parts)
+
+    def snapshot(self):
+        """Copies of the layers' arrays; {} where the vectors are untouched."""
+        query, document = self.layers["query"], self.layers["document"]
+        state = {"query": {} if query is None else query.weights()}
+        if self.settings.side == "both":
+            state["document"] = state["query"]
+        elif self.settings.side == "separate":
+            state["document"] = {} if document is None else document.weights()
+        return state
+
+    def growth(self):
+        # the closed form takes no steps that could diverge
+        return None if self.settings.solver == "closed_form" else super().growth()
+
+    def attributes(self, state=None):
+        state = self.snapshot() if state is None else state
+        return {
+            "weights_": state,
+            "embedding_dim_": self._output_dim(state["query"]),
+            "encoder_": self.encoder,
+            "_encoder_checked": True,
+            "_adapter_spec": self.settings._spec(),
+        }
+
+    def _output_dim(self, weights):
+        layer = self.layers["query"]
+        if isinstance(layer, CustomLayer):
+            return layer.output_dim if weights else self.dim
+        return len(weights["weight"]) if "weight" in weights else self.dim
+
+
+def _check_any(examples, needs="positives"):
+    if not len(examples):
+        wanted = "two graded documents" if needs == "scores" else "a relevant document"
+        raise ValueError(
+            "There is nothing to learn: none of the queries that validation_fraction "
+            f"leaves for training has {wanted}."
+        )
+
+
+def apply_module(cls, params, weights, vectors):
+    """Adapt vectors (n, d) by a user's module with the arrays of its state_dict."""
+    with isolated_rng():
+        layer = CustomLayer(cls, params, vectors.shape[1]).load(weights).eval()
+    with torch.no_grad():
+        parts = [F.normalize(layer(x), dim=1) for x in UnitRows(vectors).chunks()]
+    return torch.cat(parts).numpy()
+
+
+def _principal_directions(encoded, output_dim):
+    """The uncentred principal directions of the training vectors, (output_dim, d).
+
+    Of all projections they keep the inner products best: where an adapter that changes
+    the dimension starts.
+    """
+    gram = 0
+    for x in UnitRows(encoded.queries).chunks():
+        gram = gram + x.double().T @ x.double()
+    for x in UnitRows(encoded.documents).chunks(encoded.data.pool):
+        gram = gram + x.double().T @ x.double()
+    _, directions = torch.linalg.eigh(gram)  # ascending
+    return directions[:, -output_dim:].T.flip(0).float().contiguous()

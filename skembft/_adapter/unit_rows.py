@@ -1,0 +1,28 @@
+"""Vectors as tensors of unit length, a part at a time."""
+
+import numpy as np
+import torch
+
+from skembft._utils.vectors import unit_rows
+
+
+class UnitRows:
+    """Vectors, of which rows are taken as float32 tensors of unit length.
+
+    Nothing is copied before it is taken: the vectors may be a memory map.
+    """
+
+    def __init__(self, vectors):
+        self.vectors = vectors
+
+    def __len__(self):
+        return len(self.vectors)
+
+    def __getitem__(self, index):
+        return torch.from_numpy(np.float32(unit_rows(self.vectors[index])))
+
+    def chunks(self, index=None, size=16384):
+        """Yield the rows of `index` (None: all), in portions of `size`."""
+        index = np.arange(len(self)) if index is None else index
+        for start in range(0, len(index), size):
+            yield self[index[start : start + size]]

@@ -1,0 +1,1 @@
+"""CorpusFinetuner: moving the vectors of documents (NUDGE)."""

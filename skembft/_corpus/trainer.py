@@ -1,0 +1,120 @@
+"""The trainer of a `CorpusFinetuner`: every step size in question is tried."""
+
+import numpy as np
+
+from skembft._corpus.nudge import find_moves, score_gammas
+from skembft._data.encoded import EncodedData
+from skembft._finetuner.trainer import Trainer
+from skembft._utils.vectors import unit_rows
+
+# how far documents may move at most: the same lengths, up to 0.7, in both units
+_GAMMAS = {
+    "nudge_n": [round(0.02 * i, 2) for i in range(1, 25)],  # |Δ|², as nudge-ft has it
+    "nudge_m": [round(0.02 * i, 2) for i in range(1, 36)],  # |Δ|
+}
+
+
+class CorpusTrainer(Trainer):
+    """Moves the documents of a `CorpusFinetuner`, by every gamma in question.
+
+    A state is a gamma; where documents go is known before any is tried.
+    """
+
+    # the closed form sees the data once, and each gamma is tried
+    epochs, patience = 1, None
+
+    def __init__(self, estimator, encoder, rng):
+        super().__init__(estimator, rng)
+        self.encoder = encoder
+        given = estimator.gamma
+        self.gammas = _GAMMAS[estimator.method] if given is None else [float(given)]
+
+    def prepare(self, data):
+        """Encode the distinct queries and documents, as float32 unit vectors."""
+        encoded = EncodedData.of(data, self.encoder)
+        queries, documents = (
+            unit_vectors(encoded.queries),
+            unit_vectors(encoded.documents),
+        )
+        return EncodedData(data, queries, documents)
+
+    def train(self, encoded, monitor, epochs):
+        """Try every gamma; return the one that the monitor chose."""
+        self.documents, self.dim = encoded.data.documents, encoded.queries.shape[1]
+        self.moves = find_moves(
+            encoded.queries,
+            encoded.documents,
+            encoded.data.relevance.positive,
+            self.settings.method,
+        )
+        self.gamma, self._scores = 0.0, None
+        monitor.start(gamma=0.0)
+        self.tasks.begin()
+        for step, gamma in enumerate(self.gammas, start=1):
+            self.gamma = gamma
+            monitor.update(step, 1.0, None, gamma=gamma)
+        monitor.finish()
+        self.gammas = [monitor.best_state]  # of a refit
+        self.tasks.end()
+        return monitor.best_state
+
+    def scores(self, validation, metrics):
+        """Metrics at the present gamma; all of them are computed together, once."""
+        if self._scores is None:
+            names = [self.documents[i] for i in self.moves.index]
+            place = positions(names, validation.data.documents)
+            # in the order of the validation data, so that their ranks need less sorting
+            rows = np.argsort(place)[np.count_nonzero(place < 0) :]
+            gammas = [0.0, *self.gammas]
+            scores = score_gammas(
+                self.moves.take(rows, place[rows]),
+                gammas,
+                validation.queries,
+                validation.documents,
+                validation.data.relevance,
+                metrics,
+            )
+            self._scores = dict(zip(gammas, scores, strict=True))
+        return self._scores[self.gamma]
+
+    def snapshot(self):
+        return self.gamma
+
+    def attributes(self, state=None):
+        """The fitted attributes at a gamma, by default the present one."""
+        gamma = self.gamma if state is None else state
+        index = self.moves.index if gamma > 0 else self.moves.index[:0]
+        vectors = self.moves.vectors(gamma)[: len(index)]
+        return {
+            "moved_documents_": [self.documents[i] for i in index],
+            "moved_vectors_": vectors,
+            "gamma_": gamma,
+            "similarity_": similarity_of(self.settings.method),
+            "embedding_dim_": self.dim,
+            "encoder_": self.encoder,
+            "_encoder_checked": True,
+        }
+
+
+def similarity_of(method):
+    """What vectors that a method has moved rank by."""
+    return "dot" if method == "nudge_m" else "cosine"
+
+
+def positions(items, among):
+    """Index of every item in the list `among`, or -1."""
+    place = {item: i for i, item in enumerate(among)}
+    return np.fromiter((place.get(item, -1) for item in items), np.int64, len(items))
+
+
+def unit_vectors(vectors):
+    """Return float32 rows of unit length; those that are so already are kept as is."""
+    vectors = np.asarray(vectors)
+    with np.errstate(over="ignore"):  # infinity is no length to keep
+        out = np.asarray(vectors, dtype=np.float32)
+        squares = np.einsum("ij,ij->i", out, out)
+    others = np.flatnonzero(~(np.abs(squares - 1) <= 2e-6))
+    if len(others):
+        out = out.copy() if out is vectors else out
+        out[others] = unit_rows(vectors[others])
+    return out

@@ -1,0 +1,1 @@
+"""Every form of X and y, checked, and what it becomes."""

@@ -1,0 +1,195 @@
+"""One validation function: every form of X and y into :class:`RetrievalData`.
+
+Texts and ids go through `check_retrieval_data`, vectors through `check_vector_data`.
+Bad input raises an exception that names the row, the value and what to do.
+"""
+
+import warnings
+from collections.abc import Mapping
+from itertools import chain
+
+import numpy as np
+
+from skembft._data.containers import to_list, to_rows
+from skembft._data.items import all_plain, check_grade, check_item, check_items
+from skembft._data.numbering import Numbering
+from skembft._data.relevance import JudgedRelevance
+from skembft._data.retrieval_data import RetrievalData
+
+
+def _read_relevant(value, row, kind, suffix):
+    """Return [(document, grade), …] of one item of y, most relevant first."""
+    name = f"y{suffix}[{row}]"
+    if isinstance(value, Mapping):
+        graded = [
+            (
+                d if type(d) is str else check_item(d, f"document of {name}", kind),
+                float(g) if type(g) is int else check_grade(g, name, d),
+            )
+            for d, g in value.items()
+        ]
+        graded.sort(key=lambda item: -item[1])  # stable: ties keep insertion order
+    elif isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_list"):
+        documents = dict.fromkeys(check_items(value, name, kind))
+        graded = [(document, 1.0) for document in documents]
+    else:
+        graded = [(check_item(value, name, kind), 1.0)]
+    if not graded:
+        raise ValueError(
+            f"{name} is empty: the query of row {row} has no relevant document. Leave "
+            "the row out, or give its document."
+        )
+    return graded
+
+
+def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""):
+    """Turn every form of texts or ids into a :class:`RetrievalData`.
+
+    Parameters
+    ----------
+    X, y, corpus : see the guide on data forms
+    kind : {"text", "id"}
+    name, suffix : str
+        Name of the estimator and what follows X, y and corpus ("_val"), for messages.
+    """
+    rows, is_table = to_rows(X, f"X{suffix}")
+    if is_table:
+        judged, n_negatives = _read_table(rows, y, kind, suffix)
+    else:
+        if y is None:
+            raise ValueError(
+                f"{name} requires y to be passed, but the target y is None: y holds "
+                "the relevant document(s) of every query in X. Without y, X is a table "
+                "of (query, document) rows."
+            )
+        judged, n_negatives = _read_queries(rows, y, kind, suffix), 0
+
+    queries, n_documents, documents, example_grade = judged
+    query_index, document_index = Numbering(), Numbering()
+    row_query = query_index.of(queries)
+    example_row = np.repeat(np.arange(len(queries)), n_documents)
+    example_document = document_index.of(documents)
+    named = () if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
+    named = document_index.of(named)
+    _warn_empty(query_index, document_index)
+
+    relevance = JudgedRelevance.from_triples(
+        row_query[example_row],
+        example_document,
+        example_grade,
+        (len(query_index), len(document_index)),
+    )
+    if relevance.n_judged < len(example_row):  # some pair is judged several times
+        if not is_table:  # a document counts once among those of a row
+            once = _first_of_pairs(example_row, example_document)
+            example_row, example_document, example_grade = (
+                part[once] for part in (example_row, example_document, example_grade)
+            )
+        example_grade = _highest_grades(
+            row_query[example_row], example_document, example_grade
+        )
+    return RetrievalData(
+        queries=list(query_index),
+        documents=list(document_index),
+        relevance=relevance,
+        row_query=row_query,
+        example_row=example_row,
+        example_document=example_document,
+        example_grade=example_grade,
+        pool=np.arange(len(document_index)),
+        corpus=named,
+        n_negatives=n_negatives or int(relevance.negative.nnz > 0),
+        labelled=is_table and y is not None,
+    )
+
+
+def _first_of_pairs(rows, documents):
+    """Indices of the examples that do not repeat a document of their row."""
+    keys = rows * (documents.max() + 1) + documents
+    return np.sort(np.unique(keys, return_index=True)[1])
+
+
+def _highest_grades(queries, documents, grades):
+    """Where a pair is judged several times, its highest grade counts each time."""
+    keys = queries * (documents.max() + 1) + documents
+    _, pair = np.unique(keys, return_inverse=True)
+    highest = np.full(pair.max() + 1, -np.inf)
+    np.maximum.at(highest, pair, grades)
+    return highest[pair]
+
+
+def _read_queries(rows, y, kind, suffix):
+    """Return the queries, how many documents each has, those, and their grades."""
+    relevant = to_list(y, f"y{suffix}")
+    if len(relevant) != len(rows):
+        raise ValueError(
+            f"X{suffix} has {len(rows)} queries, but y{suffix} has {len(relevant)} "
+            "items: y holds the relevant document(s) of every query."
+        )
+    queries = check_items(rows, f"X{suffix}", kind)
+    judged = _read_plain(relevant, kind)
+    if judged is None:  # several kinds of rows, or something to convert or to refuse
+        graded = [
+            _read_relevant(value, i, kind, suffix) for i, value in enumerate(relevant)
+        ]
+        documents, grades = zip(*chain.from_iterable(graded), strict=True)
+        judged = list(map(len, graded)), documents, np.asarray(grades)
+    return queries, *judged
+
+
+def _read_plain(relevant, kind):
+    """Read a y of plain items, lists or dicts without a loop over them, else None."""
+    if all_plain(relevant, kind):
+        return 1, relevant, np.ones(len(relevant))
+    types = set(map(type, relevant))
+    if types not in ({list}, {dict}) or not all(relevant):
+        return None
+    documents = list(chain.from_iterable(relevant))
+    if not all_plain(documents, kind):
+        return None
+    n_documents = list(map(len, relevant))
+    if types == {list}:
+        return n_documents, documents, np.ones(len(documents))
+    grades = list(chain.from_iterable(map(dict.values, relevant)))
+    if not set(map(type, grades)) <= {int, float}:
+        return None
+    grades = np.array(grades, dtype=np.float64)
+    if not np.isfinite(grades).all():
+        return None
+    # of a row the most relevant first, ties in insertion order
+    order = np.lexsort((-grades, np.repeat(np.arange(len(relevant)), n_documents)))
+    return n_documents, [documents[i] for i in order.tolist()], grades[order]
+
+
+def _read_table(rows, y, kind, suffix):
+    """Return the same of a table, and the number of its explicit negatives."""
+    width = len(rows[0])
+    cells = [check_items(row, f"X{suffix}[{i}]", kind) for i, row in enumerate(rows)]
+    queries = [row[0] for row in cells]
+    documents = [document for row in cells for document in row[1:]]
+    if y is None:
+        grades = np.tile([1.0] + [0.0] * (width - 2), len(cells))
+        return (queries, width - 1, documents, grades), width - 2
+    if width != 2:
+        raise ValueError(
+            f"y{suffix} was passed with a table of {width} columns; labels go with "
+            "(query, document) pairs. Pass y=None for explicit negatives."
+        )
+    labels = to_list(y, f"y{suffix}")
+    if len(labels) != len(rows):
+        raise ValueError(
+            f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
+        )
+    grades = [check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
+    return (queries, 1, documents, np.asarray(grades)), 0
+
+
+def _warn_empty(queries, documents):
+    what = [n for n, i in (("query", queries), ("document", documents)) if "" in i]
+    if what:
+        warnings.warn(
+            f"An empty string is among the data as a {' and a '.join(what)}; it is "
+            "kept and encoded like any text.",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,238 @@
+"""The internal representation of all forms of data."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from skembft._data.relevance import LabelRelevance
+from skembft._utils.messages import shorten
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Distinct queries and documents, their relevance, and the training examples.
+
+    Attributes
+    ----------
+    queries, documents : list of str or id, or ndarray of shape (n, d)
+        Distinct, in order of first appearance; documents of `corpus` come last.
+    relevance : JudgedRelevance or LabelRelevance
+    row_query : ndarray of shape (n_rows,)
+        Index of the query of every row of X.
+    example_row, example_document, example_grade : ndarray of shape (n_examples,)
+        What the rows say, row by row, most relevant document first.
+    pool : ndarray
+        Indices of the documents that training may see.
+    corpus : ndarray
+        Indices of those that were passed as corpus=, which stay in the pool.
+    n_negatives : int
+        Explicit negatives of an example: the width of a table less 2, or 1 when
+        some document was judged not relevant.
+    labelled : bool
+        Whether rows are pairs with a similarity or 0/1 label.
+    """
+
+    queries: object
+    documents: object
+    relevance: object
+    row_query: np.ndarray
+    example_row: np.ndarray
+    example_document: np.ndarray
+    example_grade: np.ndarray
+    pool: np.ndarray
+    corpus: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    n_negatives: int = 0
+    labelled: bool = False
+
+    @property
+    def n_queries(self):
+        return len(self.queries)
+
+    @cached_property
+    def answerable(self):
+        """Indices of the queries that have a relevant document."""
+        return np.flatnonzero(self.relevance.n_relevant > 0)
+
+    def subset(self, queries):
+        """The rows of some queries; documents keep their indices, `pool` shrinks."""
+        queries = np.sort(queries)
+        new_index = np.full(self.n_queries, -1)
+        new_index[queries] = np.arange(len(queries))
+        rows = np.flatnonzero(new_index[self.row_query] >= 0)
+        new_row = np.full(len(self.row_query), -1)
+        new_row[rows] = np.arange(len(rows))
+        kept = new_row[self.example_row] >= 0
+        if isinstance(self.relevance, LabelRelevance):
+            dropped = np.setdiff1d(self.pool, self.relevance.self_index[queries])
+        else:
+            dropped = np.setdiff1d(
+                self.example_document[~kept], self.example_document[kept]
+            )
+        if isinstance(self.queries, np.ndarray):
+            kept_queries = self.queries[queries]
+        else:
+            kept_queries = [self.queries[i] for i in queries]
+        return replace(
+            self,
+            queries=kept_queries,
+            relevance=self.relevance.take(queries),
+            row_query=new_index[self.row_query[rows]],
+            example_row=new_row[self.example_row[kept]],
+            example_document=self.example_document[kept],
+            example_grade=self.example_grade[kept],
+            pool=np.setdiff1d(self.pool, np.setdiff1d(dropped, self.corpus)),
+        )
+
+    def own_documents(self):
+        """Index of the document that is the query itself, or -1, for every query."""
+        if isinstance(self.relevance, LabelRelevance):
+            return self.relevance.self_index
+        if isinstance(self.queries, np.ndarray):
+            raise ValueError(
+                "exclude_self compares texts or ids, and these are vectors: leave it "
+                "out."
+            )
+        place = {document: i for i, document in enumerate(self.documents)}
+        return np.array([place.get(query, -1) for query in self.queries])
+
+    def query_weights(self, sample_weight):
+        """Mean weight of the rows of every query."""
+        if sample_weight is None:
+            return None
+        weights = np.asarray(sample_weight, dtype=np.float64)
+        if weights.shape != self.row_query.shape:
+            raise ValueError(
+                f"sample_weight has shape {weights.shape}, expected one weight a row: "
+                f"{self.row_query.shape}."
+            )
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ValueError("sample_weight must be finite and not negative.")
+        total = np.bincount(self.row_query, weights, minlength=self.n_queries)
+        return total / np.bincount(self.row_query, minlength=self.n_queries)
+
+    # ---- training examples
+
+    def examples(self, needs, use_all_docs, rng):
+        """Columns of the training examples that a loss needs: indices and labels.
+
+        "labels": query, document, label; "scores": query, two documents, their grades;
+        all others: query, relevant document.
+        """
+        if needs == "labels":
+            return self.labelled_pairs(use_all_docs, rng)
+        if needs == "scores":
+            return self.graded_pairs(rng)
+        return self.positive_pairs(use_all_docs, rng)
+
+    def positive_pairs(self, use_all_docs, rng):
+        """Query and document indices of the positive pairs.
+
+        With class labels there are too many pairs to list: every call draws one
+        partner a row.
+        """
+        if isinstance(self.relevance, LabelRelevance):
+            return self.relevance.partners(np.arange(self.n_queries), self.pool, rng)
+        positive = np.flatnonzero(self.example_grade > 0)
+        if not use_all_docs:
+            _, first = np.unique(self.example_row[positive], return_index=True)
+            positive = positive[first]
+        return self.row_query[self.example_row[positive]], self.example_document[
+            positive
+        ]
+
+    def labelled_pairs(self, use_all_docs, rng):
+        """Query indices, document indices and labels; derived where data have none."""
+        if self.labelled:
+            rows = self.example_row
+            return self.row_query[rows], self.example_document, self.example_grade
+        queries, documents = self.positive_pairs(use_all_docs, rng)
+        count = max(self.n_negatives, 1)
+        negatives = self.negatives(queries, count, rng)
+        labels = np.repeat([1.0, 0.0], [len(queries), len(queries) * count])
+        return (
+            np.concatenate([queries, np.repeat(queries, count)]),
+            np.concatenate([documents, negatives.ravel()]),
+            labels,
+        )
+
+    def graded_pairs(self, rng):
+        """Query, document, another document of the query, and both grades.
+
+        Every judged document of a query is paired with another one, drawn at random.
+        """
+        order = np.argsort(self.row_query[self.example_row], kind="stable")
+        query = self.row_query[self.example_row[order]]
+        _, starts, counts = np.unique(query, return_index=True, return_counts=True)
+        start, count = np.repeat(starts, counts), np.repeat(counts, counts)
+        step = 1 + (rng.random_sample(len(query)) * (count - 1)).astype(int)
+        other = order[start + (np.arange(len(query)) - start + step) % count]
+        kept = self.example_document[order] != self.example_document[other]
+        first, second = order[kept], other[kept]
+        return (
+            query[kept],
+            self.example_document[first],
+            self.example_document[second],
+            self.example_grade[first],
+            self.example_grade[second],
+        )
+
+    @property
+    def has_scores(self):
+        """Whether some query has documents of different grades."""
+        if isinstance(self.relevance, LabelRelevance):
+            return False
+        query = self.row_query[self.example_row]
+        low, high = np.full(self.n_queries, np.inf), np.full(self.n_queries, -np.inf)
+        np.minimum.at(low, query, self.example_grade)
+        np.maximum.at(high, query, self.example_grade)
+        return bool((low < high).any())
+
+    def check_negatives(self):
+        """Raise an error unless every query has a document that is not relevant."""
+        without = np.flatnonzero(self.relevance.fills(self.pool))
+        if len(without):
+            raise ValueError(
+                "Every document is relevant to the query "
+                f"{shorten(_item(self.queries, without[0]))}, so it has no negative: "
+                "pass more documents as corpus=, or use a loss that needs none."
+            )
+
+    def negatives(self, queries, count, rng):
+        """`count` negatives for each of `queries`, shape (n, count).
+
+        Judged negatives come first, repeated in turn where there are too few; a
+        query without any gets random documents that are not known to be relevant
+        (where all are relevant, one of them: `check_negatives` tells beforehand).
+        """
+        out = self._random_negatives(np.repeat(queries, count), rng)
+        out = out.reshape(len(queries), count)
+        if self.n_negatives:
+            for i, query in enumerate(queries):
+                judged = self.relevance.judged_negatives(query)
+                if len(judged):
+                    start = rng.randint(len(judged)) if len(judged) > count else 0
+                    out[i] = np.take(
+                        judged, np.arange(start, start + count), mode="wrap"
+                    )
+        return out
+
+    def _random_negatives(self, queries, rng):
+        drawn = self.pool[rng.randint(len(self.pool), size=len(queries))]
+        wrong = np.flatnonzero(self.relevance.is_positive(queries, drawn))
+        for _ in range(20):
+            if not len(wrong):
+                return drawn
+            drawn[wrong] = self.pool[rng.randint(len(self.pool), size=len(wrong))]
+            still = self.relevance.is_positive(queries[wrong], drawn[wrong])
+            wrong = wrong[still]
+        for i in wrong:  # nearly every document is relevant: list the others
+            same = np.full(len(self.pool), queries[i])
+            others = self.pool[~self.relevance.is_positive(same, self.pool)]
+            if len(others):
+                drawn[i] = others[rng.randint(len(others))]
+        return drawn
+
+
+def _item(items, index):
+    return f"row {index}" if isinstance(items, np.ndarray) else items[index]

@@ -1,0 +1,137 @@
+"""Vectors, with class labels or in pairs, into :class:`RetrievalData`."""
+
+import numbers
+from hashlib import blake2b
+
+import numpy as np
+
+from skembft._data.containers import to_list
+from skembft._data.numbering import Numbering
+from skembft._data.relevance import JudgedRelevance, LabelRelevance
+from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.messages import shorten
+from skembft._utils.vectors import check_finite
+
+
+def check_vector_data(X, y, corpus=None, suffix=""):
+    """Turn vectors with class labels or paired vectors into :class:`RetrievalData`.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d), already validated
+    y : n class labels, or array-like of shape (n, d)
+    corpus : array-like of shape (m, d) or None
+        More document vectors.
+    suffix : str
+        What follows X and y in messages.
+    """
+    name = f"y{suffix}"
+    if not hasattr(y, "__array__"):
+        y = to_list(y, name)
+    if not _is_labels(y):
+        return _paired_vectors(X, y, corpus, suffix)
+    if corpus is not None:
+        raise ValueError(
+            "corpus= does not go with class labels, where the documents are the rows "
+            "of X themselves; pass paired vectors as y."
+        )
+    labels = _check_labels(y, name)
+    if len(labels) != len(X):
+        raise ValueError(
+            f"X{suffix} has {len(X)} rows, but {name} has {len(labels)} labels."
+        )
+    rows = np.arange(len(X))
+    return RetrievalData(
+        queries=X,
+        documents=X,
+        relevance=LabelRelevance(labels),
+        row_query=rows,
+        example_row=rows,
+        example_document=rows,
+        example_grade=np.ones(len(X)),
+        pool=rows,
+    )
+
+
+def _is_labels(y):
+    try:
+        shape = np.asarray(y).shape
+    except ValueError:  # ragged lists
+        return True
+    return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
+
+
+def _check_labels(y, name):
+    """Return class labels as integers 0, 1, …"""
+    labels = to_list(np.asarray(y).ravel() if hasattr(y, "__array__") else y, name)
+    labels = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in labels]
+    for i, label in enumerate(labels):
+        if not isinstance(label, str | numbers.Real | np.bool_):
+            raise TypeError(
+                f"{name}[{i}] must be a class label, a str or a number, got "
+                f"{shorten(label)}."
+            )
+        if isinstance(label, numbers.Real) and not np.isfinite(label):
+            raise ValueError(f"{name} contains NaN or infinity: {name}[{i}] is {label}")
+    return Numbering().of(labels)  # 1 and "1" are two classes
+
+
+def _paired_vectors(X, y, corpus, suffix):
+    Y = check_vectors(y, f"y{suffix}", X.shape[1])
+    if len(Y) != len(X):
+        raise ValueError(
+            f"X{suffix} has {len(X)} rows, but y{suffix} has {len(Y)} vectors."
+        )
+    candidates = Y
+    if corpus is not None:
+        extra = check_vectors(corpus, f"corpus{suffix}", X.shape[1])
+        candidates = np.concatenate([Y, extra])
+    queries, row_query = _distinct_rows(X)
+    documents, at = _distinct_rows(candidates)
+    rows, grades = np.arange(len(X)), np.ones(len(X))
+    example_document = at[: len(Y)]
+    return RetrievalData(
+        queries=queries,
+        documents=documents,
+        relevance=JudgedRelevance.from_triples(
+            row_query, example_document, grades, (len(queries), len(documents))
+        ),
+        row_query=row_query,
+        example_row=rows,
+        example_document=example_document,
+        example_grade=grades,
+        pool=np.arange(len(documents)),
+        corpus=at[len(Y) :],
+    )
+
+
+def check_vectors(vectors, name, width=None):
+    """Return a finite float matrix, of the given width."""
+    array = np.asarray(vectors)
+    if array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise ValueError(
+            f"{name} must be a matrix of numbers, one vector a row, got shape "
+            f"{array.shape} and dtype {array.dtype}."
+        )
+    if width is not None and array.shape[1] != width:
+        raise ValueError(
+            f"{name} has vectors of width {array.shape[1]}, expected {width}."
+        )
+    if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+        array = array.astype(np.float32)
+    check_finite(array, f"The vectors of {name}")
+    return array
+
+
+def _distinct_rows(matrix):
+    """Distinct rows in order of first appearance, and the index of every row.
+
+    Nothing is copied where all are distinct: the matrix may be a memory map.
+    """
+    index = Numbering()
+    digests = (blake2b(np.ascontiguousarray(row), digest_size=16) for row in matrix)
+    at = np.asarray([index[digest.digest()] for digest in digests], dtype=np.int64)
+    if len(index) == len(matrix):
+        return matrix, at
+    _, first = np.unique(at, return_index=True)
+    return matrix[first], at

@@ -1,0 +1,1 @@
+"""EmbeddingFinetuner: training of a whole model."""

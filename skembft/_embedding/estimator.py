@@ -1,0 +1,505 @@
+"""Fine-tuning of a whole Sentence Transformers model."""
+
+import os
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._data.items import check_items, check_queries
+from skembft._embedding.checkpoints import (
+    Run,
+    check_output_path,
+    identity_of,
+    in_fold,
+    in_search,
+    write_model,
+)
+from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
+from skembft._finetuner.history import History
+from skembft._losses.params import check_loss
+from skembft._losses.table import LOSSES, find_loss
+from skembft._saving.export import Exporter
+from skembft._saving.registry import saved_by_name
+from skembft._utils.estimators import tag_text_input
+from skembft._utils.vectors import check_finite
+from skembft.encoders._sentence import MODEL_CONSTRAINTS, check_model_id
+
+
+@saved_by_name
+class EmbeddingFinetuner(BaseFinetuner):
+    """Fine-tune every weight of a Sentence Transformers model for retrieval.
+
+    Training is done by Sentence Transformers' own trainer, with its losses; the result
+    is a plain `SentenceTransformer` in ``model_``. A fit leaves nothing behind: no
+    file, no output, no changed global random state.
+
+    Read more in the :doc:`guide on full fine-tuning </full_finetuning>`.
+
+    Parameters
+    ----------
+    model_id : str, default="BAAI/bge-small-en"
+        Name of a model on the Hugging Face hub, or a local directory. A model instance
+        is an error: save it first, a clone would copy it.
+    loss : str, class or callable, default="multiple_negatives_ranking"
+        Any loss of Sentence Transformers, by name ("multiple_negatives_ranking",
+        InfoNCE over in-batch negatives; "cached_multiple_negatives_ranking", "triplet",
+        "cosent", "matryoshka", …), by class, or a callable that makes one from a model.
+        The guide has a table of what each learns from, and how missing negatives and
+        labels are made; what cannot be made is an error before training.
+    loss_params : dict, default=None
+        Arguments of the loss, such as ``{"scale": 20.0}``. Defaults are the library's,
+        but margins of 5, which mean nothing on unit vectors, are 0.3. A wrapper takes
+        the loss that it wraps: ``{"loss": "cosent", "loss_params": {"scale": 10.0}}``.
+    negatives : {"batch", "random", "hard"}, default="batch"
+        Negatives besides explicit ones: the other documents of the batch; these and one
+        random document a pair; or these and a hard one, mined with the model as it is
+        before training. Losses that take single negatives get hard ones with "hard" and
+        random ones otherwise. A document known to be relevant to a query is never its
+        negative.
+    batch_size : int, default=10
+        Pairs in a batch; in-batch negatives grow with it.
+    epochs : int, default=2
+        Passes over the training pairs.
+    learning_rate : float, default=2e-5
+        The highest of AdamW's learning rates, which then decay linearly to 0.
+    weight_decay : float, default=0.01
+        Of AdamW.
+    warmup_ratio : float, default=0.1
+        Share of the steps in which the learning rate rises linearly:
+        ``int(n_batches * epochs * warmup_ratio)`` steps.
+    use_all_docs : bool, default=False
+        Whether every relevant document of a query makes a pair, or the first only.
+    scoring : str, default="ndcg@10"
+        Metric of `score` and of validation.
+    validation_fraction : float or None, default=None
+        Share of the distinct queries held out at random for validation; the best
+        weights are then kept. `X_val` in `fit` wins over it.
+    n_iter_no_change : int or None, default=None
+        Stop after so many evaluations without gain.
+    evaluation_steps : int, default=50
+        Validate every so many steps; 0 means once an epoch.
+    refit : bool, default=False
+        Train again for the number of epochs that validation chose, on all the data,
+        those of `validation_fraction` included.
+    query_prompt, document_prompt : str, default=None
+        Text put before every query or document, in training and in use. None means the
+        model's own prompts.
+    normalize : bool, default=True
+        Give unit vectors; the model then ends in a Normalize module.
+    trainable : {"all", "lora"} or int, default="all"
+        What is trained: all weights; the top so many transformer layers and what
+        follows them (what the layers below make of a text is then computed once, and
+        without dropout); or low-rank weights beside frozen ones (LoRA, needs `peft`).
+    trainable_params : dict, default=None
+        Arguments of `peft.LoraConfig`; ours are r=16, lora_alpha=32 and
+        target_modules="all-linear". With ``"merge": True`` the low-rank weights are
+        folded into the model after training.
+    layer_decay : float, default=None
+        Learning rate of every layer as a share of that of the layer above. None means
+        one rate for all.
+    precision : {"float32", "auto"}, default="float32"
+        "auto" trains and encodes in bfloat16 (autocast) where the device has it. On a
+        CPU, dropout then draws other random numbers than PyTorch's own, faster.
+    gradient_accumulation_steps : int, default=1
+        Batches whose gradients are added up for a step of the optimizer. In-batch
+        negatives do not grow by it.
+    activation_checkpointing : bool, default=False
+        Compute activations again for the gradient instead of keeping them: less memory,
+        more time.
+    torch_compile : bool, default=False
+        Compile the model for training: worth it for long trainings only.
+    sort_by_length : bool, default=True
+        Embed a batch in chunks of texts of about equal length where at least a quarter
+        of its tokens, and 512, are padding. The loss is the same but for rounding and
+        dropout's random numbers.
+    max_seq_length : int, default=None
+        Tokens after which a text is cut. None means the model's own limit.
+    truncate_dim : int, default=None
+        Keep the first so many dimensions of the vectors.
+    trust_remote_code : bool, default=False
+        Allow models that bring their own code. It runs with your rights.
+    model_output_path : path, default=None
+        Directory for the fine-tuned model, in Sentence Transformers' format, and for
+        its checkpoints. In a search only the refitted best model is written.
+    save_checkpoints : bool, default=False
+        Save checkpoints, below `model_output_path`. Every fit has its own directory
+        there, named by a hash of its data and parameters.
+    checkpoint_save_steps : int, default=500
+        Save every so many optimizer steps.
+    checkpoint_save_total_limit : int, default=0
+        Keep the newest so many checkpoints of a fit; 0 keeps all.
+    resume_from_checkpoint : bool, default=False
+        Go on from the newest checkpoint of the same data and parameters, to the result
+        that the fit would have had without the break. Start anew where there is none;
+        checkpoints of another fit only are an error.
+    warm_start : bool, default=False
+        Let a second `fit` train the present weights for `epochs` further epochs.
+    device : str, default=None
+        Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
+        is used; it is never stored.
+    random_state : int, RandomState instance or None, default=None
+        An int is the trainer's seed. Determines dropout, the order of the pairs, the
+        validation queries and sampled negatives.
+
+    Attributes
+    ----------
+    model_ : SentenceTransformer
+        The fine-tuned model.
+    history_ : list of dict
+        An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
+        and, with validation, its metrics; the first is the untouched model at step 0.
+        ``history_.plot()`` draws it.
+    n_iter_ : int
+        Optimizer steps taken, before refitting.
+    best_step_ : int
+        Step whose weights are kept; 0 means the untouched model.
+    best_epoch_ : float
+        The same in epochs.
+    base_score_ : float or None
+        Validation score of the untouched model; None without validation.
+    validation_score_ : float or None
+        Best validation score.
+    embedding_dim_ : int
+        Dimension of the vectors.
+
+    See Also
+    --------
+    AdapterFinetuner : Train a small layer over frozen embeddings, in seconds.
+
+    References
+    ----------
+    .. [1] N. Reimers, I. Gurevych, "Sentence-BERT: Sentence Embeddings using Siamese
+       BERT-Networks", 2019, arXiv:1908.10084.
+    .. [2] M. Henderson et al., "Efficient Natural Language Response Suggestion for
+       Smart Reply", 2017, arXiv:1705.00652 (in-batch negatives).
+
+    Examples
+    --------
+    >>> from skembft import EmbeddingFinetuner
+    >>> finetuner = EmbeddingFinetuner("path/to/model", batch_size=32, epochs=1)
+    >>> finetuner.fit(queries, documents)  # doctest: +SKIP
+    >>> finetuner.transform(["how do I reset my password?"])  # doctest: +SKIP
+    """
+
+    _parameter_constraints: dict = {
+        **TRAINING_CONSTRAINTS,
+        **MODEL_CONSTRAINTS,
+        "negatives": [StrOptions({"batch", "random", "hard"})],
+        "layer_decay": [Interval(Real, 0, 1, closed="right"), None],
+        "trainable": [
+            StrOptions({"all", "lora"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "trainable_params": [dict, None],
+        "gradient_accumulation_steps": [Interval(Integral, 1, None, closed="left")],
+        "activation_checkpointing": ["boolean"],
+        "torch_compile": ["boolean"],
+        "sort_by_length": ["boolean"],
+        "model_output_path": [str, os.PathLike, None],
+        "save_checkpoints": ["boolean"],
+        "checkpoint_save_steps": [Interval(Integral, 1, None, closed="left")],
+        "checkpoint_save_total_limit": [Interval(Integral, 0, None, closed="left")],
+        "resume_from_checkpoint": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        model_id="BAAI/bge-small-en",
+        *,
+        loss="multiple_negatives_ranking",
+        loss_params=None,
+        negatives="batch",
+        batch_size=10,
+        epochs=2,
+        learning_rate=2e-5,
+        weight_decay=0.01,
+        warmup_ratio=0.1,
+        use_all_docs=False,
+        scoring="ndcg@10",
+        validation_fraction=None,
+        n_iter_no_change=None,
+        evaluation_steps=50,
+        refit=False,
+        query_prompt=None,
+        document_prompt=None,
+        normalize=True,
+        trainable="all",
+        trainable_params=None,
+        layer_decay=None,
+        precision="float32",
+        gradient_accumulation_steps=1,
+        activation_checkpointing=False,
+        torch_compile=False,
+        sort_by_length=True,
+        max_seq_length=None,
+        truncate_dim=None,
+        trust_remote_code=False,
+        model_output_path=None,
+        save_checkpoints=False,
+        checkpoint_save_steps=500,
+        checkpoint_save_total_limit=0,
+        resume_from_checkpoint=False,
+        warm_start=False,
+        device=None,
+        random_state=None,
+    ):
+        self.model_id = model_id
+        self.loss = loss
+        self.loss_params = loss_params
+        self.negatives = negatives
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.warmup_ratio = warmup_ratio
+        self.use_all_docs = use_all_docs
+        self.scoring = scoring
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.evaluation_steps = evaluation_steps
+        self.refit = refit
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
+        self.normalize = normalize
+        self.trainable = trainable
+        self.trainable_params = trainable_params
+        self.layer_decay = layer_decay
+        self.precision = precision
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.activation_checkpointing = activation_checkpointing
+        self.torch_compile = torch_compile
+        self.sort_by_length = sort_by_length
+        self.max_seq_length = max_seq_length
+        self.truncate_dim = truncate_dim
+        self.trust_remote_code = trust_remote_code
+        self.model_output_path = model_output_path
+        self.save_checkpoints = save_checkpoints
+        self.checkpoint_save_steps = checkpoint_save_steps
+        self.checkpoint_save_total_limit = checkpoint_save_total_limit
+        self.resume_from_checkpoint = resume_from_checkpoint
+        self.warm_start = warm_start
+        self.device = device
+        self.random_state = random_state
+
+    def _validate_params(self):
+        check_model_id(self.model_id)
+        super()._validate_params()
+
+    # ---- fit
+
+    def _find_loss(self):
+        return find_loss(self.loss, LOSSES)
+
+    def _check_settings(self):
+        super()._check_settings()
+        name = self._find_loss()
+        if name is not None:
+            check_loss(self.loss, self.loss_params)
+        elif self.loss_params:
+            raise InvalidParameterError(
+                "loss_params go with a loss by name or class; a callable sets the "
+                "arguments of its loss itself."
+            )
+        if self.trainable == "lora":
+            from skembft._embedding.trainable import lora_config
+
+            lora_config(self.trainable_params)
+        elif self.trainable_params:
+            raise InvalidParameterError(
+                f"trainable_params go with trainable='lora', not {self.trainable!r}."
+            )
+        if isinstance(self.trainable, bool | np.bool_):
+            raise InvalidParameterError(
+                "trainable must be 'all', 'lora' or a number of layers, got "
+                f"{self.trainable!r}."
+            )
+        self._check_output()
+
+    def _check_output(self):
+        path = self.model_output_path
+        if path is not None:
+            check_output_path(path)
+            if os.path.isdir(self.model_id) and os.path.isdir(path):
+                if os.path.samefile(self.model_id, path):
+                    raise InvalidParameterError(
+                        f"model_output_path={os.fspath(path)!r} is the model itself, "
+                        "which the fine-tuned one would overwrite: pass another "
+                        "directory."
+                    )
+        elif self.save_checkpoints or self.resume_from_checkpoint:
+            raise InvalidParameterError(
+                "save_checkpoints and resume_from_checkpoint need a place: set "
+                "model_output_path to a directory."
+            )
+
+    def _open(self, rng, data, held_out):
+        from skembft._embedding.processes import Processes
+        from skembft._embedding.trainer import ModelTrainer
+
+        processes = Processes.of(self.device)
+        if self.batch_size % processes.count:
+            raise InvalidParameterError(
+                f"batch_size={self.batch_size} cannot be shared by {processes.count} "
+                "processes: use a multiple."
+            )
+        if self.model_output_path is not None and not in_fold():
+            processes.first(lambda: os.makedirs(self.model_output_path, exist_ok=True))
+        warm = self.warm_start and self.__sklearn_is_fitted__()
+        model, fingerprint = self._start_model(warm)
+        seed, run = self.random_state, None
+        if not isinstance(seed, Integral):
+            seed = processes.agree(int(rng.randint(2**31 - 1)))
+        if self.save_checkpoints or self.resume_from_checkpoint:
+            run = processes.first(
+                lambda: Run(
+                    os.path.join(self.model_output_path, "checkpoints"),
+                    identity_of(self, fingerprint, data, held_out),
+                    resume=self.resume_from_checkpoint,
+                    others_allowed=warm or in_search(),
+                    limit=self.checkpoint_save_total_limit,
+                    seed=int(seed),
+                )
+            )
+            seed = run.seed
+        if not isinstance(self.random_state, Integral):
+            rng = check_random_state(seed)
+        return ModelTrainer(self, model, rng, int(seed), processes, run)
+
+    def _start_model(self, warm):
+        """The model to train, and a hash of what it starts from."""
+        from copy import deepcopy
+
+        from skembft._models import loading
+
+        options = loading.ModelOptions.of(self)
+        if warm:
+            model = deepcopy(self.model_)
+            model.truncate_dim = self.truncate_dim
+            if self.max_seq_length is not None:
+                model.max_seq_length = self.max_seq_length
+            fingerprint = loading.hash_weights(model)
+        else:
+            model, fingerprint = loading.load_for_training(options)
+        if self.normalize and not loading.ends_in_normalize(model):
+            from sentence_transformers.sentence_transformer.modules import Normalize
+
+            model.append(Normalize())
+        return model, fingerprint
+
+    def _keep(self, trainer, state, monitor):
+        from skembft._embedding.trainable import finish
+
+        super()._keep(trainer, state, monitor)
+        finish(self.model_, self.trainable_params)
+        if self.model_output_path is not None and not in_fold():
+            trainer.processes.first(
+                lambda: write_model(self.model_, self.model_output_path)
+            )
+
+    # ---- saving
+
+    def _exporter(self):
+        return Exporter(self, {})
+
+    def _restore(self, state):
+        super()._restore(state)
+        self.model_ = state.model(self)
+
+    def _take_model(self, model):
+        """Become the encoder that a directory holds as a model, without a history."""
+        self.model_ = model
+        self.embedding_dim_ = int(model.get_embedding_dimension())
+        self.history_ = History()
+        self.n_iter_, self.base_score_, self.validation_score_ = 0, None, None
+        self.best_step_ = self.best_epoch_ = None
+
+    # ---- use
+
+    def transform(self, X):
+        """Encode queries.
+
+        Parameters
+        ----------
+        X : array-like of str of shape (n,), or a table of (query, document, …) rows
+            Of a table the queries are encoded.
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        check_is_fitted(self)
+        return self._query_vectors(check_queries(X, "text"))
+
+    def _query_vectors(self, queries):
+        return self._encode(queries, "query")
+
+    def transform_documents(self, D):
+        """Encode documents.
+
+        Parameters
+        ----------
+        D : array-like of str of shape (n,)
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        check_is_fitted(self)
+        return self._encode(check_items(D, "D", "text"), "document")
+
+    def _encode(self, texts, role):
+        from skembft._models.encoding import encode
+        from skembft._models.loading import ends_in_normalize
+        from skembft._models.prompts import choose_prompt
+
+        distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+        vectors = encode(
+            self.model_,
+            list(distinct),
+            role=role,
+            prompt=choose_prompt(self.model_.prompts, None, role),
+            normalize=ends_in_normalize(self.model_),  # as it was in fit
+            precision=self.precision,
+        )
+        check_finite(vectors, "The vectors of the model")
+        return vectors[np.array([distinct[text] for text in texts], dtype=int)]
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        if "model_" in state:
+            from skembft._embedding.packed_model import pack_model
+
+            state["_truncate_dim"] = state["model_"].truncate_dim
+            state["model_"] = pack_model(state["model_"])
+        return state
+
+    def __setstate__(self, state):
+        packed = state.get("model_")
+        if isinstance(packed, bytes):
+            from skembft._embedding.packed_model import unpack_model
+
+            state = dict(state)
+            model = unpack_model(
+                packed,
+                model_id=os.fspath(state["model_id"]),
+                truncate_dim=state.pop("_truncate_dim"),
+                trust_remote_code=state["trust_remote_code"],
+                device=state["device"],
+            )
+            state["model_"] = model
+        super().__setstate__(state)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "model_")
+
+    def __sklearn_tags__(self):
+        tags = tag_text_input(super().__sklearn_tags__())
+        tags.transformer_tags.preserves_dtype = []
+        return tags

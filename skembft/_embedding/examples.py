@@ -1,0 +1,184 @@
+"""Training examples of whole models, in the columns of losses. Import it lazily."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+
+from skembft._data.retrieval_data import RetrievalData
+from skembft._losses.table import query_classes
+from skembft._models.encoding import encode
+from skembft._models.prompts import choose_prompt
+
+_DELETED = 0.6  # the share of words that TSDAE deletes (arXiv:2104.06979)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training examples in the columns that a loss takes, as indices.
+
+    Attributes
+    ----------
+    data : RetrievalData
+    queries : ndarray of shape (n,) or None
+        None where the texts are documents alone.
+    documents : ndarray of shape (n, n_documents)
+        A column for positives, or second texts, and one for each negative.
+    labels : ndarray of shape (n,) or (n, n_labels), or None
+    in_batch : bool
+        Whether the other documents of a batch are taken as not relevant.
+    damaged : list of str or None
+        The documents with words deleted, as a column of their own before them.
+    """
+
+    data: RetrievalData
+    queries: np.ndarray | None
+    documents: np.ndarray
+    labels: np.ndarray | None = None
+    in_batch: bool = False
+    damaged: list | None = None
+
+    @classmethod
+    def of(cls, data, spec, settings, rng, model):
+        """Make the examples that a loss needs, or raise an error that says why not.
+
+        Parameters
+        ----------
+        data : RetrievalData
+        spec : LossSpec
+        settings : EmbeddingFinetuner
+        rng : RandomState
+            Draws negatives, and deletes words.
+        model : SentenceTransformer
+            As it is now: documents' vectors may be targets.
+        """
+        # again: held-out documents are not in the pool, and held-out labels are gone
+        spec.check_data(data)
+        spec.check_batch(data, settings.negatives, settings.batch_size)
+        if spec.draws_negatives(data, settings.negatives):
+            data.check_negatives()
+        make = {
+            "labels": _labelled,
+            "scores": _scored,
+            "targets": _with_targets,
+            "classes": _of_classes,
+            "texts": _documents,
+            "damaged": _damaged,
+        }.get(spec.needs, _ranked)
+        examples = make(data, spec, settings, rng, model)
+        if not len(examples):
+            raise ValueError(
+                "There is nothing to learn: none of the queries that "
+                "validation_fraction leaves for training has a relevant document."
+            )
+        return examples
+
+    def __len__(self):
+        return len(self.documents)
+
+    @property
+    def columns(self):
+        """Names of the text columns; Sentence Transformers reads them by place."""
+        if self.queries is None:
+            return ["text"] if self.damaged is None else ["damaged", "text"]
+        count = self.documents.shape[1]
+        return ["anchor", "positive", *(f"negative_{i}" for i in range(1, count))]
+
+    @property
+    def roles(self):
+        """Of every column "query" or "document"."""
+        first = "document" if self.queries is None else "query"
+        return [first, *["document"] * (len(self.columns) - 1)]
+
+    def distinct_texts(self):
+        """Pairs of a role and the distinct texts of it."""
+        for role, source, index in (
+            ("query", self.data.queries, self.queries),
+            ("document", self.data.documents, self.documents),
+        ):
+            if index is not None:
+                yield role, [source[i] for i in np.unique(index)]
+
+    def dataset(self):
+        """The texts and labels as a `datasets.Dataset`."""
+        texts = [
+            [self.data.documents[i] for i in column] for column in self.documents.T
+        ]
+        if self.queries is not None:
+            texts.insert(0, [self.data.queries[i] for i in self.queries])
+        elif self.damaged is not None:
+            texts.insert(0, self.damaged)
+        columns = dict(zip(self.columns, texts, strict=True))
+        if self.labels is not None:
+            columns["label"] = self.labels
+        return Dataset.from_dict(columns)
+
+
+def _ranked(data, spec, settings, rng, model):
+    """Pairs, triplets and n-tuples: query, relevant document, negatives."""
+    queries, positives = data.positive_pairs(settings.use_all_docs, rng)
+    count = 0
+    if spec.max_negatives != 0:
+        draws = spec.draws_negatives(data, settings.negatives)
+        count = max(data.n_negatives, int(draws))
+    negatives = data.negatives(queries, count, rng)
+    limit = 1 if spec.needs == "triplets" else spec.max_negatives
+    if limit is not None and count > limit:  # a row for each
+        queries, positives = np.repeat(queries, count), np.repeat(positives, count)
+        negatives = negatives.reshape(-1, 1)
+    documents = np.column_stack([positives, negatives])
+    return Examples(data, queries, documents, in_batch=spec.in_batch)
+
+
+def _labelled(data, spec, settings, rng, model):
+    queries, documents, labels = data.labelled_pairs(settings.use_all_docs, rng)
+    if spec.binary:
+        labels = (labels > 0).astype(np.int64)
+    elif spec.categories:
+        _, labels = np.unique(labels, return_inverse=True)
+    return Examples(data, queries, documents[:, None], labels)
+
+
+def _scored(data, spec, settings, rng, model):
+    queries, first, second, *grades = data.graded_pairs(rng)
+    documents = np.column_stack([first, second])
+    return Examples(data, queries, documents, np.column_stack(grades))
+
+
+def _with_targets(data, spec, settings, rng, model):
+    """Pairs, and as the target of both texts the document's vector as it is now."""
+    queries, positives = data.positive_pairs(settings.use_all_docs, rng)
+    distinct, rows = np.unique(positives, return_inverse=True)
+    with model.truncate_embeddings(None):  # as the loss gets them
+        targets = encode(
+            model,
+            [data.documents[i] for i in distinct],
+            role="document",
+            prompt=choose_prompt(model.prompts, settings.document_prompt, "document"),
+            normalize=settings.normalize,
+            precision=settings.precision,
+        )
+    return Examples(data, queries, positives[:, None], targets[rows])
+
+
+def _of_classes(data, spec, settings, rng, model):
+    queries, positives = data.positive_pairs(settings.use_all_docs, rng)
+    return Examples(data, queries, positives[:, None], query_classes(data)[queries])
+
+
+def _documents(data, spec, settings, rng, model):
+    return Examples(data, None, data.pool[:, None])
+
+
+def _damaged(data, spec, settings, rng, model):
+    texts = [_delete_words(data.documents[i], rng) for i in data.pool]
+    return Examples(data, None, data.pool[:, None], damaged=texts)
+
+
+def _delete_words(text, rng):
+    words = text.split()
+    if not words:
+        return text
+    kept = rng.random_sample(len(words)) > _DELETED
+    kept[rng.randint(len(words))] |= not kept.any()  # one word at least
+    return " ".join(word for word, keep in zip(words, kept, strict=True) if keep)

@@ -1,0 +1,209 @@
+"""Losses of whole models. Imports torch: import it lazily."""
+
+import inspect
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from skembft._losses.params import build_loss, class_of
+from skembft._losses.table import (
+    LOSSES,
+    check_wrapping,
+    find_loss,
+    name_of_class,
+    wrapped_loss,
+)
+from skembft._models.loading import ModelOptions, load_shared, no_progress_bar
+from skembft._models.lora import has_lora
+
+
+def build(estimator, model, data):
+    """Build the loss of an `EmbeddingFinetuner`.
+
+    Layers of the loss are drawn from torch's global random state.
+
+    Parameters
+    ----------
+    estimator : EmbeddingFinetuner
+    model : SentenceTransformer
+        What is trained.
+    data : RetrievalData
+        What it is trained on.
+
+    Returns
+    -------
+    loss : Module
+        Takes the columns and labels of `Examples`.
+    spec : LossSpec
+        What it needs; of a wrapper, what the loss that it wraps needs.
+    """
+    if find_loss(estimator.loss, LOSSES) is None:
+        loss = estimator.loss(model)
+    else:
+        maker = _Maker(estimator, model, data)
+        loss = maker.make(estimator.loss, estimator.loss_params)
+    loss, spec = _with_columns(loss, model)
+    if spec.categories:
+        _check_categories(loss, data)
+    return loss, spec
+
+
+def _with_columns(loss, model, wrappers=()):
+    """Let a loss, or the one it wraps, take columns; return it and what it needs."""
+    name = name_of_class(type(loss), LOSSES)
+    if name is None:
+        raise ValueError(
+            f"loss made a {type(loss).__name__}; what it needs is known only of "
+            f"{[spec.class_name for spec in LOSSES.values()]} and their subclasses."
+        )
+    check_wrapping(name, wrappers)
+    spec = LOSSES[name]
+    if spec.needs == "loss":
+        # a Matryoshka2dLoss holds a MatryoshkaLoss, which holds the loss
+        holder = loss.loss if name == "matryoshka2d" else loss
+        holder.loss, spec = _with_columns(holder.loss, model, (*wrappers, name))
+    elif spec.needs == "classes":
+        loss = AllColumns(model, loss)
+    elif spec.needs == "targets" and wrappers and model.truncate_dim is not None:
+        raise ValueError(
+            f"loss={wrappers[-1]!r} around {name!r} does not go with truncate_dim: "
+            "train without it, and truncate afterwards."
+        )
+    return loss, spec
+
+
+class AllColumns(nn.Module):
+    """Gives a loss of single texts and their classes the texts of all columns."""
+
+    def __init__(self, model, loss):
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        loss.sentence_embedder = nn.Identity()  # it gets embeddings
+
+    def forward(self, features, labels):
+        columns = [self.model(column)["sentence_embedding"] for column in features]
+        embeddings = {"sentence_embedding": torch.cat(columns)}
+        return self.loss([embeddings], labels.repeat(len(columns)))
+
+
+class _Maker:
+    """Makes losses by name or class, with arguments that model and data decide."""
+
+    def __init__(self, estimator, model, data):
+        self.estimator = estimator
+        self.model = model
+        self.data = data
+
+    def make(self, loss, loss_params):
+        name = find_loss(loss, LOSSES)
+        cls, fixed = class_of(loss)
+        filled_in = {}
+        for argument in inspect.signature(cls).parameters:
+            fill_in = getattr(self, f"_{argument}", None)
+            if fill_in is not None and argument not in fixed:
+                given = (loss_params or {}).get(argument)
+                filled_in[argument] = fill_in(given, loss_params)
+        if LOSSES[name].needs == "damaged":
+            context = _quiet_decoder(self.model)
+        else:
+            context = nullcontext()
+        try:
+            with context:
+                return build_loss(loss, self.model, loss_params, filled_in)
+        except (AssertionError, TypeError, ValueError) as error:
+            reason = str(error) or "its first module must be a Transformer"
+            raise ValueError(
+                f"loss={name!r} cannot be built for this model: {reason}"
+            ) from error
+
+    def _loss(self, _, loss_params):
+        return self.make(*wrapped_loss(loss_params))
+
+    def _matryoshka_dims(self, given, _):
+        return given or halved_dims(self.model.get_embedding_dimension())
+
+    def _guide(self, given, _):
+        options = ModelOptions.of(self.estimator)
+        if given is not None:
+            options = ModelOptions(
+                given,
+                trust_remote_code=options.trust_remote_code,
+                device=options.device,
+            )
+        return load_shared(options).model
+
+    def _embedding_dimension(self, *_):
+        with self.model.truncate_embeddings(None):  # as the loss gets them
+            return self.model.get_embedding_dimension()
+
+    def _num_labels(self, *_):
+        return _count_labels(self.data)
+
+    def _gather_across_devices(self, given, _):
+        return is_distributed() if given is None else given
+
+
+def _count_labels(data):
+    return len(np.unique(data.example_grade)) if data.labelled else 2
+
+
+def _check_categories(loss, data):
+    """Raise an error where a callable's loss knows fewer categories than there are."""
+    while not hasattr(loss, "num_labels"):  # a wrapper
+        loss = loss.loss
+    n_labels = _count_labels(data)
+    if loss.num_labels < n_labels:
+        raise ValueError(
+            f"loss has num_labels={loss.num_labels}, but y has {n_labels} different "
+            "labels."
+        )
+
+
+def halved_dims(dim):
+    """A dimension and its halves, as long as they are at least 64; always one half."""
+    dims = [dim]
+    while dim > 1 and (len(dims) == 1 or dim // 2 >= 64):
+        dim //= 2
+        dims.append(dim)
+    return dims
+
+
+def is_distributed():
+    """Whether several processes train together."""
+    distributed = torch.distributed
+    return (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_world_size() > 1
+    )
+
+
+@contextmanager
+def _quiet_decoder(model):
+    """Load a decoder whose weights are tied to a model's, and keep the model's values.
+
+    The library puts the decoder's parameters, as they are on disk and trainable, in
+    the place of the model's.
+    """
+    if has_lora(model):
+        raise ValueError("its decoder cannot be tied to low-rank weights")
+    device = model.device
+    before = {n: (p.detach(), p.requires_grad) for n, p in model.named_parameters()}
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # that the decoder's head is new
+    try:
+        with no_progress_bar():
+            yield
+    except OSError as error:
+        raise OSError(f"The decoder of the loss cannot be loaded: {error}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    with torch.no_grad():
+        for name, parameter in model.to(device).named_parameters():
+            values, trained = before[name]
+            parameter.copy_(values)
+            parameter.requires_grad_(trained)

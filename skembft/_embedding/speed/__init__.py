@@ -1,0 +1,1 @@
+"""What only makes training faster; the weights are the same without it."""

@@ -1,0 +1,189 @@
+"""What frozen lower layers make of a text, computed once. Import it lazily."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from skembft._embedding.speed.forward import replaced_forward
+
+# what architectures raise that count their layers, or unpack what these return
+_NOT_LEFT_OUT = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+class _Stop(Exception):
+    """Carries what the lower layers give out of a forward pass."""
+
+
+class _Capture(nn.Module):
+    """In the place of the first trained layer: ends the pass with its input."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.attention_type = getattr(layer, "attention_type", None)
+
+    def forward(self, hidden_states, *args, **kwargs):
+        raise _Stop(hidden_states)
+
+
+class _Insert(_Capture):
+    """In the place of the frozen layers: gives what they gave."""
+
+    hidden = None
+    in_tuple = False  # as some models' layers give it
+
+    def forward(self, hidden_states, *args, **kwargs):
+        hidden = self.hidden.to(hidden_states.dtype)
+        return (hidden,) if self.in_tuple else hidden
+
+
+@contextmanager
+def lower_layers_once(model, stack, n_top, directory):
+    """Compute what the frozen layers make of a text once, and keep it in a file.
+
+    They are used without dropout. Models whose layers cannot be left out (the output
+    would differ) are used as they are.
+    """
+    keeper = _LowerLayers(model, stack, n_top, directory)
+    try:
+        with replaced_forward(model, keeper.forward):
+            yield
+    finally:
+        keeper.store.file.close()
+
+
+class _LowerLayers:
+    def __init__(self, model, stack, n_top, directory):
+        self.model, self.stack = model, stack
+        self.plain = model.forward
+        layers = list(stack.layers)
+        top = layers[len(layers) - n_top :]
+        self.insert = _Insert(top[0])
+        self.full = stack.layers
+        self.lower = nn.ModuleList([*layers[: len(layers) - n_top], _Capture(top[0])])
+        self.upper = nn.ModuleList([self.insert, *top])
+        self.store = _HiddenStates(directory)
+        self.works = None  # unknown until the first batch
+
+    def forward(self, features, **kwargs):
+        mask = features.get("attention_mask")
+        cacheable = (
+            self.works is not False
+            and mask is not None
+            and mask.ndim == 2
+            and bool(mask[:, 0].all())
+        )
+        if not cacheable:
+            return self.plain(features, **kwargs)
+        if self.works is None:
+            self.works = self._check(features, **kwargs)
+            return self.forward(features, **kwargs)
+        return self._from_store(features, **kwargs)
+
+    def _from_store(self, features, **kwargs):
+        mask = features["attention_mask"].bool().cpu().numpy()
+        ids = features["input_ids"].cpu().numpy()
+        keys = [row[kept].tobytes() for row, kept in zip(ids, mask, strict=True)]
+        new = {key: i for i, key in enumerate(keys) if key not in self.store}
+        if new:
+            rows = np.array(list(new.values()))
+            hidden = self._run_lower(features, rows, **kwargs).float().cpu().numpy()
+            for key, row, states in zip(new, rows, hidden, strict=True):
+                self.store.add(key, states[: mask[row].sum()])
+        self.insert.hidden = self.store.padded(keys, mask.shape[1]).to(
+            features["input_ids"].device
+        )
+        try:
+            return self._run(self.upper, features, **kwargs)
+        finally:
+            self.insert.hidden = None
+
+    def _run_lower(self, features, rows, **kwargs):
+        n_rows = len(features["attention_mask"])
+        index = torch.from_numpy(rows)
+        some = {
+            name: value[index.to(value.device)]
+            if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,)
+            else value
+            for name, value in features.items()
+        }
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                self._run(self.lower, some, **kwargs)
+        except _Stop as stop:
+            return stop.args[0]
+        finally:
+            self.model.train(training)
+        raise RuntimeError("The model did not reach its upper layers.")
+
+    def _run(self, layers, features, **kwargs):
+        setattr(self.stack.parent, self.stack.name, layers)
+        try:
+            return self.plain(dict(features), **kwargs)
+        finally:
+            setattr(self.stack.parent, self.stack.name, self.full)
+
+    def _check(self, features, **kwargs):
+        """Whether leaving the lower layers out gives the same vectors."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                expected = self.plain(dict(features), **kwargs)["sentence_embedding"]
+                for self.insert.in_tuple in (False, True):
+                    if self._gives(expected, features, **kwargs):
+                        return True
+        finally:
+            self.model.train(training)
+        return False
+
+    def _gives(self, expected, features, **kwargs):
+        try:
+            got = self._from_store(features, **kwargs)["sentence_embedding"]
+        except _NOT_LEFT_OUT:
+            return False
+        return got.shape == expected.shape and bool(
+            torch.allclose(expected, got, rtol=1e-2, atol=1e-4)
+        )
+
+
+class _HiddenStates:
+    """Float32 arrays (length, width) by key, in one file."""
+
+    def __init__(self, directory):
+        self.file = open(f"{directory}/hidden", "w+b")
+        self.places, self.size = {}, 0
+        self.mapped = None
+
+    def __contains__(self, key):
+        return key in self.places
+
+    def add(self, key, states):
+        self.file.write(np.ascontiguousarray(states, dtype=np.float32).data)
+        self.places[key] = (self.size, states.shape)
+        self.size += states.size
+        self.mapped = None
+
+    def padded(self, keys, width):
+        """Tensor (len(keys), width, …) of some arrays, with zeros after each."""
+        if self.mapped is None:
+            self.file.flush()
+            self.mapped = np.memmap(self.file, np.float32, mode="r")
+        out = None
+        for i, key in enumerate(keys):
+            start, (length, dim) = self.places[key]
+            if out is None:
+                out = torch.zeros(len(keys), width, dim)
+            states = self.mapped[start : start + length * dim].reshape(length, dim)
+            out[i, :length] = torch.from_numpy(np.array(states))
+        return out

@@ -1,0 +1,162 @@
+"""Which weights of a model are trained, and at which rates. Import it lazily."""
+
+import inspect
+import re
+from dataclasses import dataclass
+
+from sentence_transformers.sentence_transformer.modules import Router
+from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
+
+from skembft._losses.table import check_argument_names
+from skembft._models.lora import has_lora, merge_lora, transformer_of
+
+_NOT_LOW_RANK = {
+    *("task_type", "inference_mode"),
+    *("modules_to_save", "trainable_token_indices"),  # copies of whole modules
+}
+# LoRA's arguments where the user says nothing; all others are peft's own
+LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+
+
+@dataclass(frozen=True)
+class LayerStack:
+    """The transformer layers of a model, lowest first.
+
+    `parent` holds them as attribute `name`; `path` is their name within the model.
+    """
+
+    parent: nn.Module
+    name: str
+    path: str
+
+    @property
+    def layers(self):
+        return getattr(self.parent, self.name)
+
+    @classmethod
+    def of(cls, model, purpose):
+        """Find the layers, or raise an error that says what wanted them."""
+        if any(isinstance(module, Router) for module in model):
+            raise InvalidParameterError(
+                f"{purpose} needs one stack of layers, and this model routes queries "
+                "and documents through modules of their own."
+            )
+        transformer = transformer_of(model)
+        count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
+        for path, module in model.named_modules():
+            if isinstance(module, nn.ModuleList) and len(module) == count:
+                parent, _, name = path.rpartition(".")
+                return cls(model.get_submodule(parent), name, path)
+        raise InvalidParameterError(
+            f"{purpose} needs a model with transformer layers, and "
+            f"{type(model[0]).__name__} has none that skembft finds."
+        )
+
+
+def choose_weights(model, trainable, trainable_params):
+    """Mark what is trained: "all", the top so many layers, or "lora".
+
+    Low-rank weights that a warm start brings are trained on, or folded in.
+    """
+    if trainable == "lora":
+        if not has_lora(model):
+            add_lora(model, trainable_params)
+        return
+    merge_lora(model)
+    model.requires_grad_(True)
+    if trainable != "all":
+        freeze_lower_layers(model, int(trainable))
+
+
+def freeze_lower_layers(model, n_top):
+    """Train the top layers, and what comes after them; return the `LayerStack`."""
+    stack = LayerStack.of(model, f"trainable={n_top}")
+    if n_top > len(stack.layers):
+        raise InvalidParameterError(
+            f"trainable={n_top} top layers are more than the model has: "
+            f"{len(stack.layers)}."
+        )
+    # all that the transformer registers before its layers, or beside them, feeds them
+    first = next(stack.layers.parameters())
+    transformer = model.transformers_model
+    for parameter in transformer.parameters():
+        if parameter is first:
+            break
+        parameter.requires_grad_(False)
+    if stack.parent is not transformer:
+        stack.parent.requires_grad_(False)
+    for i, layer in enumerate(stack.layers):
+        layer.requires_grad_(i >= len(stack.layers) - n_top)
+    return stack
+
+
+def layer_rates(model, learning_rate, decay):
+    """Learning rates by pattern of a parameter's name, falling from layer to layer.
+
+    The top layer and what follows it have `learning_rate`, each layer below `decay`
+    times that of the one above, and the embeddings once more less (J. Howard,
+    S. Ruder, 2018, arXiv:1801.06146).
+    """
+    stack = LayerStack.of(model, f"layer_decay={decay}")
+    depth = len(stack.layers)
+    rates = {
+        rf"(^|\.){re.escape(f'{stack.path}.{i}.')}": learning_rate
+        * decay ** (depth - 1 - i)
+        for i in range(depth)
+    }
+    layers = {id(p) for p in stack.layers.parameters()}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in layers:
+            break
+        rates[rf"(^|\.){re.escape(name)}$"] = learning_rate * decay**depth
+    return rates
+
+
+# ---- LoRA
+
+
+def lora_config(params):
+    """Return peft's configuration, or raise an error that names what is wrong."""
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ImportError(
+            "trainable='lora' needs the package peft: pip install 'skembft[lora]'."
+        ) from None
+    settings = {**LORA_DEFAULTS, **(params or {})}
+    merge = settings.pop("merge", False)
+    if not isinstance(merge, bool):
+        raise InvalidParameterError(
+            f"trainable_params: 'merge' must be True or False, got {merge!r}."
+        )
+    names = inspect.signature(LoraConfig).parameters
+    valid = [name for name in names if name not in _NOT_LOW_RANK]
+    check_argument_names(settings, valid, "trainable_params of trainable='lora'")
+    if settings.get("use_dora") and not merge:
+        raise InvalidParameterError(
+            "trainable_params: use_dora needs 'merge': True, as its weights are not "
+            "read back from a saved adapter."
+        )
+    try:
+        return LoraConfig(task_type="FEATURE_EXTRACTION", **settings)
+    except (TypeError, ValueError) as error:
+        raise InvalidParameterError(f"trainable_params: {error}") from None
+
+
+def add_lora(model, params):
+    """Freeze a model and add low-rank weights to its linear layers (peft)."""
+    if transformer_of(model) is None or not model.has_peft_compatible_model():
+        raise InvalidParameterError(
+            f"trainable='lora' needs a transformer, not {type(model[0]).__name__}."
+        )
+    model.requires_grad_(False)
+    model.add_adapter(lora_config(params))
+
+
+def finish(model, params):
+    """Make of a model that was trained in part one like any other."""
+    if (params or {}).get("merge"):
+        merge_lora(model)
+    if not has_lora(model):
+        model.requires_grad_(True)

@@ -1,0 +1,277 @@
+"""Training of whole models by Sentence Transformers' trainer. Import it lazily."""
+
+import math
+import tempfile
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass
+from numbers import Integral
+
+from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
+from sentence_transformers.sentence_transformer.modules import Router
+from transformers import PrinterCallback
+
+from skembft._data.encoded import EncodedData
+from skembft._data.retrieval_data import RetrievalData
+from skembft._embedding.batches import may_conflict, plan_epochs
+from skembft._embedding.examples import Examples
+from skembft._embedding.hf_trainer import FinetuningTrainer, Watch
+from skembft._embedding.losses import build
+from skembft._embedding.speed.dropout import fast_dropout
+from skembft._embedding.speed.forward import length_sorted
+from skembft._embedding.speed.lower_layers import lower_layers_once
+from skembft._embedding.speed.table_gradients import gradients_in_place
+from skembft._embedding.trainable import LayerStack, choose_weights, layer_rates
+from skembft._finetuner.trainer import GradientTrainer
+from skembft._models.encoding import encode
+from skembft._models.precision import resolve_precision
+from skembft._models.prompts import choose_prompt
+from skembft._models.random_state import seeded_rng
+from skembft.mining._candidates import with_mined_negatives
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Texts are encoded anew by the changing model: nothing to prepare."""
+
+    data: RetrievalData
+
+    def subset(self, queries):
+        return TextData(self.data.subset(queries))
+
+
+class ModelTrainer(GradientTrainer):
+    """Trains the model of an `EmbeddingFinetuner`.
+
+    Parameters
+    ----------
+    estimator : EmbeddingFinetuner
+    model : SentenceTransformer
+        Which of its weights are trained is marked here.
+    rng : RandomState
+    seed : int
+        Of the trainer.
+    processes : Processes
+    run : Run or None
+        Where checkpoints go.
+    """
+
+    def __init__(self, estimator, model, rng, seed, processes, run=None):
+        super().__init__(estimator, rng)
+        self.model = model
+        self.prompts = {
+            "query": choose_prompt(model.prompts, estimator.query_prompt, "query"),
+            "document": choose_prompt(
+                model.prompts, estimator.document_prompt, "document"
+            ),
+        }
+        self.seed = seed
+        self.processes = processes
+        self.run = run
+        model.prompts = {**model.prompts, **self.prompts}
+        with seeded_rng(seed):
+            choose_weights(model, estimator.trainable, estimator.trainable_params)
+        self.untouched = self.snapshot() if estimator.refit else None
+
+    def prepare(self, data):
+        return TextData(data)
+
+    def train(self, texts, monitor, epochs):
+        """Train from the untouched weights; return the state the monitor chose."""
+        settings = self.settings
+        if self.untouched is not None:
+            self.model.load_state_dict(self.untouched)
+        self.begin()
+        with seeded_rng(self.seed), ExitStack() as stack:
+            directory = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.callback(
+                leave_as_it_was, self.model, settings.activation_checkpointing
+            )
+            if settings.negatives == "hard":
+                texts = self._with_mined_negatives(texts)
+            loss, spec = build(settings, self.model, texts.data)
+            examples = Examples.of(texts.data, spec, settings, self.rng, self.model)
+            phase = self._phase()
+            trainer = self._make_trainer(
+                loss, examples, directory if phase is None else phase.directory
+            )
+            trainer.phase = phase
+            trainer.watch = Watch(self, monitor, trainer.steps_per_epoch, epochs)
+            trainer.add_callback(trainer.watch)
+            self._enter_layers(stack, trainer.args.bf16)
+            if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
+                self._enter_forward(stack, directory, examples)
+            checkpoint = phase.newest() if phase and self.run.resume else None
+            if checkpoint is None:
+                monitor.start()
+                trainer.train()
+            else:
+                trainer.resume(checkpoint)
+        self.model.eval()
+        monitor.finish()
+        return monitor.best_state
+
+    def _make_trainer(self, loss, examples, directory):
+        settings = self.settings
+        trainer = FinetuningTrainer(
+            model=self.model,
+            args=self._arguments(directory, examples),
+            train_dataset=examples.dataset(),
+            loss=loss,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.processes = self.processes
+        trainer.plan = plan = self._plan(examples)
+        n_batches = math.ceil(len(examples) / settings.batch_size)
+        n_batches = n_batches if plan is None else len(plan[0])
+        steps = math.ceil(n_batches / settings.gradient_accumulation_steps)
+        trainer.steps_per_epoch = steps
+        # the trainer would round its own ratio up
+        trainer.args.warmup_steps = int(steps * settings.epochs * settings.warmup_ratio)
+        return trainer
+
+    def _with_mined_negatives(self, texts):
+        encoded = EncodedData(texts.data, *self.vectors(texts))
+        return TextData(with_mined_negatives(encoded).data)
+
+    def _phase(self):
+        if self.run is None:
+            return None
+        return self.run.phase("refit" if self.tasks.refitting else "fit")
+
+    def _plan(self, examples):
+        """The batches of all epochs, or None for the trainer's own random ones."""
+        settings = self.settings
+        conflict = examples.in_batch and may_conflict(examples)
+        if not conflict and self.processes.count == 1:
+            return None
+        plan = plan_epochs(
+            examples,
+            settings.batch_size,
+            settings.epochs,
+            self.seed,
+            apart=conflict,
+            multiple_of=self.processes.count,
+        )
+        average = len(examples) / len(plan[0])
+        if 2 * average < min(settings.batch_size, len(examples)):
+            warnings.warn(
+                "Documents, or relevant ones of a query, repeat so often that batches "
+                f"hold {average:.3g} pairs on average instead of {settings.batch_size} "
+                "(none may be the negative of a query that it answers). A smaller "
+                "batch_size says what happens; negatives='random' or 'hard' give every "
+                "pair a negative of its own.",
+                UserWarning,
+                stacklevel=5,
+            )
+        return plan
+
+    def _enter_layers(self, stack, bf16):
+        """What layers compute in other ways than PyTorch, where these are faster."""
+        settings = self.settings
+        if self.model.device.type != "cpu" or settings.torch_compile:
+            return
+        if self.processes.count == 1:
+            stack.enter_context(gradients_in_place(self.model))
+        if bf16 and not settings.activation_checkpointing:
+            stack.enter_context(fast_dropout(self.model))
+
+    def _enter_forward(self, stack, directory, examples):
+        settings = self.settings
+        if isinstance(settings.trainable, Integral):
+            layers, n_top = LayerStack.of(self.model, "trainable"), settings.trainable
+            if n_top < len(layers.layers):
+                stack.enter_context(
+                    lower_layers_once(self.model, layers, n_top, directory)
+                )
+                # now, so that no rounding depends on where training was resumed
+                for role, texts in examples.distinct_texts():
+                    self.encode(texts, role)
+        if settings.sort_by_length and not settings.torch_compile:
+            stack.enter_context(length_sorted(self.model))
+
+    def _arguments(self, directory, examples):
+        settings = self.settings
+        device = self.model.device
+        prompts = {
+            column: self.prompts[role]
+            for column, role in zip(examples.columns, examples.roles, strict=True)
+        }
+        routes = {}
+        if any(isinstance(module, Router) for module in self.model):
+            routes = dict(zip(examples.columns, examples.roles, strict=True))
+        rates = {}
+        if settings.layer_decay is not None:
+            rates = layer_rates(
+                self.model, settings.learning_rate, settings.layer_decay
+            )
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=str(directory),
+            per_device_train_batch_size=settings.batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.learning_rate,
+            learning_rate_mapping=rates,
+            weight_decay=settings.weight_decay,
+            seed=self.seed,
+            prompts=prompts if any(prompts.values()) else None,
+            router_mapping=routes,
+            use_cpu=device.type == "cpu",
+            bf16=resolve_precision(settings.precision, device) == "bf16",
+            activation_checkpointing=settings.activation_checkpointing,
+            torch_compile=settings.torch_compile,
+            save_strategy="steps" if settings.save_checkpoints else "no",
+            save_steps=settings.checkpoint_save_steps,
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        # one process trains on one device: DataParallel would multiply the batch size
+        arguments._n_gpu = min(arguments.n_gpu, 1)
+        return arguments
+
+    def vectors(self, texts):
+        """Vectors of the distinct queries and documents by the model as it is."""
+        return tuple(
+            self.processes.map_rows(lambda part, role=role: self.encode(part, role), t)
+            for t, role in (
+                (texts.data.queries, "query"),
+                (texts.data.documents, "document"),
+            )
+        )
+
+    def encode(self, items, role):
+        return encode(
+            self.model,
+            items,
+            role=role,
+            prompt=self.prompts[role],
+            normalize=self.settings.normalize,
+            precision=self.settings.precision,
+        )
+
+    def snapshot(self):
+        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+
+    def trained(self):
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def attributes(self, state=None):
+        if state is not None:
+            self.model.load_state_dict(state)
+        dim = int(self.model.get_embedding_dimension())
+        return {"model_": self.model, "embedding_dim_": dim}
+
+
+def leave_as_it_was(model, checkpointed):
+    """Take back what the trainer and accelerate leave in a model."""
+    for name in ("forward", "_original_forward"):  # of autocast
+        model.__dict__.pop(name, None)
+    transformer = getattr(model, "transformers_model", None)
+    if checkpointed and transformer is not None:
+        name = "activation_checkpointing_disable"  # since transformers 5.23
+        if not hasattr(transformer, name):
+            name = "gradient_checkpointing_disable"
+        getattr(transformer, name)()
+        transformer.disable_input_require_grads()

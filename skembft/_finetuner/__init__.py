@@ -1,0 +1,1 @@
+"""What all finetuners share: fit, score, retrieve, validation, history."""

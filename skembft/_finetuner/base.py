@@ -1,0 +1,331 @@
+"""The flow that all finetuners share; a subclass says what is trained and how."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.callback import CallbackSupportMixin
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, InvalidParameterError
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._data.items import check_items
+from skembft._finetuner.epochs import EpochTasks
+from skembft._finetuner.history import History
+from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.validation import hold_out
+from skembft._losses.table import spec_of
+from skembft._saving.mixin import PretrainedMixin
+from skembft._utils.estimators import DocLink
+from skembft._version import __version__
+from skembft.metrics._measures import HISTORY_METRICS, check_metrics
+from skembft.metrics._ranking import top_k
+from skembft.metrics._scoring import (
+    item_kind,
+    read_data,
+    score_estimator,
+)
+
+FINETUNER_CONSTRAINTS = {
+    "scoring": [str],
+    "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
+    "refit": ["boolean"],
+    "random_state": ["random_state"],
+}
+TRAINING_CONSTRAINTS = {
+    **FINETUNER_CONSTRAINTS,
+    "loss": [str, callable],
+    "loss_params": [dict, None],
+    "batch_size": [Interval(Integral, 1, None, closed="left")],
+    "epochs": [Interval(Integral, 1, None, closed="left")],
+    "learning_rate": [Interval(Real, 0, None, closed="neither")],
+    "weight_decay": [Interval(Real, 0, None, closed="left")],
+    "warmup_ratio": [Interval(Real, 0, 1, closed="both")],
+    "use_all_docs": ["boolean"],
+    "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
+    "evaluation_steps": [Interval(Integral, 0, None, closed="left")],
+    "warm_start": ["boolean"],
+}
+
+
+class BaseFinetuner(
+    DocLink,
+    PretrainedMixin,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+):
+    """Fit, score and retrieve; subclasses define `_open`, which makes a `Trainer`."""
+
+    _item_kind = "text"
+    _similarity = "cosine"  # or "dot"
+    _history_metrics = HISTORY_METRICS
+    _advice = "More data, other negatives, or a lower learning_rate may help."
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, corpus=None, X_val=None, y_val=None, corpus_val=None):
+        """Fine-tune on queries and their relevant documents.
+
+        Parameters
+        ----------
+        X : array-like of shape (n,), or table of (query, document, …) rows
+            Queries, or pairs, triplets and longer rows; see the guide on data forms.
+        y : array-like of n items, default=None
+            Of every query the relevant document, a list of them (most relevant first)
+            or a dict {document: grade}; of every pair a label; None for a table of
+            positive pairs or triplets.
+        corpus : array-like of documents, default=None
+            More documents, for negatives and for the pool in validation.
+        X_val, y_val : same forms as X and y, default=None
+            Validation data; they win over `validation_fraction`. In a search use
+            `validation_fraction`: scikit-learn slices arguments as long as X.
+        corpus_val : array-like of documents, default=None
+            More documents for the pool in validation with `X_val`. None means `corpus`.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Bad data; the message names the row, the value and what to do. Nothing has
+            been loaded or trained then.
+        OSError
+            A model that cannot be loaded.
+        """
+        rng = check_random_state(self.random_state)
+        self._check_settings()
+        data = self._read(X, y, corpus, fitting=True, reset=True)
+        held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
+        self._check_learnable(data)
+        trainer = self._open(rng, data, held_out)
+        split = self._split(data, held_out, trainer.rng)
+        tasks = trainer.tasks = EpochTasks(
+            self, X, y, trainer.epochs * (1 + self.refit)
+        )
+        self._fit_encoder(trainer, data, X, y, corpus, split and split[0])
+        train = everything = trainer.prepare(data)
+        validation = None if held_out is None else trainer.prepare(held_out)
+        if split:
+            train, validation = (everything.subset(queries) for queries in split)
+        monitor = self._monitor(trainer, validation)
+        state = trainer.train(train, monitor, trainer.epochs)
+        if self.refit and split:
+            tasks.refitting = True  # with what was held out
+            if self._fit_encoder(trainer, data, X, y, corpus):
+                everything = trainer.prepare(data)
+            if monitor.best_step:
+                state = trainer.train(
+                    everything, self._monitor(trainer, None), monitor.best_epoch
+                )
+        self._keep(trainer, state, monitor)
+        self._sizes = {
+            "queries": data.n_queries,
+            "documents": len(data.documents),
+            "documents in the pool of validation": len((held_out or data).documents),
+        }
+        tasks.close()
+        return self
+
+    def _check_settings(self):
+        """Check constructor arguments beyond their types, before anything is read."""
+        try:
+            check_metrics(self.scoring)
+        except ValueError as error:
+            raise InvalidParameterError(f"scoring: {error}") from None
+
+    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+        """Validate data; `reset` for those that define what the estimator takes."""
+        return read_data(self, X, y, corpus, suffix=suffix)
+
+    def _read_validation(self, X_val, y_val, corpus_val, corpus):
+        if X_val is None:
+            if y_val is not None or corpus_val is not None:
+                raise ValueError("y_val and corpus_val go with X_val, which is None.")
+            return None
+        corpus = corpus if corpus_val is None else corpus_val
+        held_out = self._read(X_val, y_val, corpus, fitting=True, suffix="_val")
+        if not len(held_out.answerable):
+            raise ValueError(
+                "No query of X_val has a relevant document in y_val: there is nothing "
+                "to validate by."
+            )
+        return held_out
+
+    def _check_learnable(self, data):
+        spec = self._loss_spec()
+        if spec is None:  # a callable's loss is known once it is made
+            if not data.labelled:
+                self._check_answerable(data)
+            return
+        self._check_batch(spec, data)
+        if not spec.takes_zeros(data):
+            self._check_answerable(data)
+        if self._draws_negatives(data):
+            data.check_negatives()
+        spec.check_data(data)
+
+    def _loss_spec(self):
+        """What the loss needs, or None where a callable makes it."""
+        name = self._find_loss()
+        return None if name is None else spec_of(name, self.loss_params)
+
+    def _check_batch(self, spec, data):
+        spec.check_batch(data, self.negatives, self.batch_size)
+
+    def _draws_negatives(self, data):
+        """Whether every query must have a negative, as single ones are drawn."""
+        return self._loss_spec().draws_negatives(data, self.negatives)
+
+    @staticmethod
+    def _check_answerable(data):
+        if not len(data.answerable):
+            raise ValueError(
+                f"There is nothing to learn from the {len(data.row_query)} sample(s): "
+                "no query has a relevant document (a grade or label above 0, or "
+                "another row of the same class)."
+            )
+
+    def _split(self, data, held_out, rng):
+        """Indices of (training, held-out) queries, or None where none are held out."""
+        if held_out is not None:
+            return None
+        return hold_out(data, self.validation_fraction, rng)
+
+    def _fit_encoder(self, trainer, data, X, y, corpus, queries=None):
+        """Fit an encoder that learns, on some queries; return whether there is one."""
+        return False
+
+    def _monitor(self, trainer, validation):
+        validate = None
+        if validation is not None:
+            names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
+            metrics = check_metrics(names)
+
+            def validate():
+                return trainer.scores(validation, metrics)
+
+        monitor = Monitor(
+            self.scoring,
+            trainer.patience,
+            validate,
+            trainer.snapshot,
+            trainer.growth,
+            self._advice,
+        )
+        trainer.tasks.attributes = lambda: {
+            **trainer.attributes(),
+            **monitor.attributes(),
+        }
+        return monitor
+
+    def _keep(self, trainer, state, monitor):
+        attributes = {**trainer.attributes(state), **monitor.attributes()}
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def _restore(self, state):
+        super()._restore(state)
+        for name, value in state.attributes.items():
+            setattr(self, name, value)
+        self.history_ = History(
+            state.history,
+            metric=state.content.get("history_metric"),
+            best_step=state.attributes.get("best_step_", 0),
+        )
+        self._sizes = state.sizes()
+
+    def score(self, X, y=None, sample_weight=None, *, corpus=None):
+        """Return the mean of the metric `scoring` over the distinct queries.
+
+        Parameters
+        ----------
+        X, y : same forms as in `fit`
+            The pool to retrieve from is the distinct documents of `y` (explicit
+            negatives included), then those of `corpus`.
+        sample_weight : array-like of shape (n,), default=None
+            Weight of every row; a query has the mean of its rows' weights.
+        corpus : array-like of documents, default=None
+            More documents to retrieve from. Scores are comparable only over equal
+            pools: in a search use ``RetrievalScorer(metric, corpus=documents)``.
+
+        Returns
+        -------
+        score : float
+        """
+        metrics = check_metrics(self.scoring)
+        values = score_estimator(
+            self, X, y, metrics, corpus=corpus, sample_weight=sample_weight
+        )
+        return values[self.scoring]
+
+    def retrieve(self, X, corpus, k=10):
+        """Return the best documents of `corpus` for every query.
+
+        Parameters
+        ----------
+        X : queries, as in `transform`
+        corpus : array-like of n_documents documents
+        k : int, default=10
+
+        Returns
+        -------
+        indices : int64 ndarray of shape (n, min(k, n_documents))
+            Indices into `corpus`, best first; ties in the order of `corpus`.
+        scores : float32 ndarray of the same shape
+            Cosine similarities, or dot products after `CorpusFinetuner` with
+            ``method="nudge_m"``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from skembft import AdapterFinetuner, PrecomputedEncoder
+        >>> vectors = {"a": [1, 0], "b": [0.6, 0.8], "c": [0, 1]}
+        >>> encoder = PrecomputedEncoder(vectors)
+        >>> model = AdapterFinetuner(encoder, validation_fraction=None, epochs=1)
+        >>> model = model.fit(["a", "c"], ["b", "a"])
+        >>> indices, scores = model.retrieve(["a"], ["c", "b", "a"], k=2)
+        >>> indices
+        array([[2, 1]])
+        """
+        check_is_fitted(self)
+        if not isinstance(k, Integral) or k < 1:
+            raise ValueError(f"k must be a positive whole number, got {k!r}.")
+        queries = np.asarray(self.transform(X))
+        if item_kind(self) != "vector":
+            corpus = check_items(corpus, "corpus", item_kind(self))
+        documents = np.asarray(self.transform_documents(corpus))
+        return top_k(queries, documents, int(k), similarity=self._similarity)
+
+    @property
+    def _n_features_out(self):
+        return self.embedding_dim_
+
+    def __copy__(self):
+        """A shallow copy, as callbacks get it each epoch: nothing is packed for it."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __getstate__(self):
+        return {**super().__getstate__(), "_skembft_version": __version__}
+
+    def __setstate__(self, state):
+        saved = state.pop("_skembft_version", None)
+        if saved != __version__:
+            warnings.warn(
+                f"This {type(self).__name__} was saved by skembft {saved}, this is "
+                f"{__version__}: results may differ.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)

@@ -1,0 +1,48 @@
+"""Epochs, as scikit-learn's callbacks see them."""
+
+
+class EpochTasks:
+    """Tell scikit-learn's callbacks of every epoch, and hear when to stop.
+
+    Parameters
+    ----------
+    estimator : estimator
+    X, y : as passed to fit
+    n_epochs : int
+        The most epochs that a fit may train.
+    """
+
+    def __init__(self, estimator, X, y, n_epochs):
+        self.estimator, self.X, self.y = estimator, X, y
+        self.root = estimator._init_callback_context(max_subtasks=n_epochs)
+        self.root.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
+        self.current = None
+        self.refitting = False
+        # () -> the fitted attributes as they are now
+        self.attributes = None
+
+    def begin(self):
+        name = "refit-epoch" if self.refitting else "epoch"
+        self.current = self.root.subcontext(task_name=name)
+        self.current.call_on_fit_task_begin(
+            estimator=self.estimator,
+            X=self.X,
+            y=self.y,
+            reconstruction_attributes=self.attributes,
+        )
+
+    def end(self):
+        """Return whether a callback asks to stop.
+
+        A refit is not stopped: how long it takes has been chosen.
+        """
+        stop = self.current.call_on_fit_task_end(
+            estimator=self.estimator,
+            X=self.X,
+            y=self.y,
+            reconstruction_attributes=self.attributes,
+        )
+        return stop and not self.refitting
+
+    def close(self):
+        self.root.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)

@@ -1,0 +1,114 @@
+"""Evaluations during training: the best state, early stopping, what is told."""
+
+import warnings
+
+import numpy as np
+
+from skembft._finetuner.divergence import check_growth, diverged
+from skembft._finetuner.history import History
+
+
+class Monitor:
+    """The history of a training run, its best state, and when to stop.
+
+    Parameters
+    ----------
+    metric : str
+        What chooses the best state.
+    patience : int or None
+        Stop after so many evaluations without gain.
+    validate : callable () -> dict of {metric: value}, or None
+        Scores the weights as they are now.
+    snapshot : callable () -> state
+        Copies the weights as they are now.
+    growth : callable () -> float or None
+        How many times larger the largest weight is than at the start, or than 1; None
+        where nothing can diverge.
+    advice : str
+        What to try when training did not help.
+    """
+
+    def __init__(self, metric, patience, validate, snapshot, growth, advice):
+        self.metric = metric
+        self.patience = patience
+        self.validate = validate
+        self.snapshot = snapshot
+        self.growth = growth
+        self.advice = advice
+        self.history = []
+        self.best_step, self.best_epoch = 0, 0.0
+        self.best_score = self.base_score = None
+        self.best_state = None
+        self.without_gain = 0
+
+    def start(self, **settings):
+        """Record the untouched model, which is a candidate like any other."""
+        self._record(0, 0.0, None, settings)
+        if self.validate is not None:
+            self.base_score = self.best_score = self.history[0][self.metric]
+            self.best_state = self.snapshot()
+
+    def update(self, step, epoch, loss, **settings):
+        """Record an evaluation; return whether training should stop.
+
+        `loss` is None where there is none; `settings` are recorded with the metrics.
+        """
+        if loss is not None and not np.isfinite(loss):
+            raise diverged(f"The training loss became {loss} before step {step}")
+        growth = self.growth()
+        if growth is not None:
+            check_growth(growth, step)
+        self._record(step, epoch, None if loss is None else float(loss), settings)
+        if self.validate is None:
+            self.best_step, self.best_epoch = step, epoch
+            return False
+        score = self.history[-1][self.metric]
+        if score > self.best_score:
+            self.best_score, self.best_step, self.best_epoch = score, step, epoch
+            self.best_state = self.snapshot()
+            self.without_gain = 0
+        else:
+            self.without_gain += 1
+        return self.patience is not None and self.without_gain >= self.patience
+
+    def finish(self):
+        """Choose what is kept; warn when that is the untouched model."""
+        if self.validate is None:
+            self.best_state = self.snapshot()
+        elif self.best_step == 0:
+            warnings.warn(
+                "Training did not help: no evaluation beat the untouched model's "
+                f"validation {self.metric} of {self.base_score:.4f}, so that model is "
+                f"kept. {self.advice}",
+                UserWarning,
+                stacklevel=5,
+            )
+
+    def attributes(self):
+        """The fitted attributes that tell of the training so far."""
+        chose = None if self.validate is None else self.metric
+        return {
+            "history_": History(self.history, metric=chose, best_step=self.best_step),
+            "n_iter_": self.history[-1]["step"],
+            "best_step_": self.best_step,
+            "best_epoch_": float(self.best_epoch),
+            "base_score_": self.base_score,
+            "validation_score_": self.best_score,
+        }
+
+    def progress(self):
+        """What `restore` needs besides the best state, as JSON values."""
+        names = ("history", "best_step", "best_epoch", "best_score", "base_score")
+        return {n: getattr(self, n) for n in (*names, "without_gain")}
+
+    def restore(self, progress, best_state):
+        """Go on where another monitor was."""
+        for name, value in progress.items():
+            setattr(self, name, value)
+        self.best_state = best_state
+
+    def _record(self, step, epoch, loss, settings):
+        entry = {"step": step, "epoch": epoch, "loss": loss, **settings}
+        if self.validate is not None:
+            entry.update(self.validate())
+        self.history.append(entry)

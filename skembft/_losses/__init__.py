@@ -1,0 +1,1 @@
+"""The table of losses, what each learns from, and their arguments."""

@@ -1,0 +1,219 @@
+"""Arguments of losses: checked before anything is loaded, and what is built of them."""
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skembft._losses.table import (
+    LOSSES,
+    check_argument_names,
+    check_wrapping,
+    find_loss,
+    wrapped_loss,
+)
+from skembft._utils.messages import shorten
+
+# what the data or the model decide; projection_dim makes a layer that only training has
+_FILLED_IN = {"model", "projection_dim", "embedding_dimension", "num_labels"}
+_POSITIVE = {
+    "scale",
+    "temperature",
+    "student_temperature",
+    "teacher_temperature",
+    "mini_batch_size",
+    "mini_batch_num_tokens",
+}
+_KINDS = {
+    float: (Real, "a finite number"),
+    int: (Integral, "a whole number"),
+    bool: (bool | np.bool_, "True or False"),
+    str: (str, "a str"),
+    dict: (dict, "a dict"),
+    NoneType: (NoneType, "None"),
+}
+
+
+def class_of(loss):
+    """Return the class to build of a loss given by name or class, and fixed arguments.
+
+    A class is built as it is, by name what stands for a deprecated one.
+    """
+    from sentence_transformers.sentence_transformer import losses
+
+    if isinstance(loss, type):
+        return loss, {}
+    class_name, fixed = LOSSES[loss].alias or (LOSSES[loss].class_name, {})
+    return getattr(losses, class_name), fixed
+
+
+def build_loss(loss, model, loss_params, filled_in=None):
+    """Build a loss given by name or class for a model (or for None).
+
+    `loss_params` are merged into our defaults; names it does not have are refused.
+    """
+    name = find_loss(loss, LOSSES)
+    cls, fixed = class_of(loss)
+    check_arguments(name, cls, fixed, loss_params)
+    arguments = {**LOSSES[name].defaults, **(loss_params or {}), **(filled_in or {})}
+    if LOSSES[name].needs == "loss":
+        arguments.pop("loss_params", None)
+    return cls(model, **arguments, **fixed)
+
+
+def check_loss(loss, loss_params, wrappers=()):
+    """Raise an InvalidParameterError where the loss refuses its arguments."""
+    name = find_loss(loss, LOSSES)
+    spec = LOSSES[name]
+    check_wrapping(name, wrappers)
+    cls, fixed = class_of(loss)
+    check_arguments(name, cls, fixed, loss_params)
+    if spec.needs == "loss":
+        _check_wrapper(name, loss_params, wrappers)
+    # a subclass of a user's may want a model
+    elif not spec.whole_model and (cls is not loss or cls.__name__ == spec.class_name):
+        try:
+            build_loss(loss, None, loss_params)
+        except InvalidParameterError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InvalidParameterError(f"loss_params of {loss!r}: {error}") from error
+
+
+def _check_wrapper(name, loss_params, wrappers):
+    inner, inner_params = wrapped_loss(loss_params)
+    if find_loss(inner, LOSSES) is None:
+        raise InvalidParameterError(
+            f"The loss that {name!r} wraps is given by name or class, got "
+            f"{shorten(inner)}; pass as loss a callable that makes both."
+        )
+    check_loss(inner, inner_params, (*wrappers, name))
+    dims = (loss_params or {}).get("matryoshka_dims")
+    whole = isinstance(dims, list | tuple) and all(
+        isinstance(dim, Integral) and dim > 0 for dim in dims
+    )
+    if dims is not None and not (dims and whole):
+        raise InvalidParameterError(
+            f"matryoshka_dims must be a list of positive whole numbers, got {dims!r}."
+        )
+
+
+def check_arguments(name, cls, fixed, loss_params):
+    """Raise an error for names that a loss lacks, and values of a wrong type."""
+    signature = inspect.signature(cls).parameters
+    hidden = _FILLED_IN | set(fixed)
+    valid = [p for p in signature if p not in hidden]
+    if "loss" in signature:
+        valid.append("loss_params")
+    if not any(p.kind is p.VAR_KEYWORD for p in signature.values()):
+        what = f"loss_params of the loss {name!r}"
+        check_argument_names(loss_params, valid, what)
+    hints = _type_hints(cls)
+    for key, value in (loss_params or {}).items():
+        _check_value(key, value, hints.get(key), name)
+
+
+def _type_hints(cls):
+    try:
+        hints = get_type_hints(cls.__init__)
+    except NameError:  # of a user's class, of names that only type checkers import
+        hints = {}
+    # in the place of a module the user gives what it is built of
+    return hints | {"guide": str | None, "loss": object, "loss_params": dict | None}
+
+
+def _check_value(key, value, hint, name):
+    wanted = _wanted(value, hint)
+    positive = key in _POSITIVE and isinstance(value, Real)
+    if wanted is None and positive and not value > 0:
+        wanted = ["more than 0"]
+    if wanted is not None:
+        raise InvalidParameterError(
+            f"{key} of the loss {name!r} must be {' or '.join(wanted)}, got "
+            f"{shorten(value)}."
+        )
+
+
+def _wanted(value, hint):
+    """None where a value fits a type hint, else descriptions of what does."""
+    if get_origin(hint) in (Union, UnionType):
+        wanted = [_wanted(value, part) for part in get_args(hint)]
+        return None if None in wanted else sum(wanted, [])
+    if get_origin(hint) is Literal:
+        valid = get_args(hint)
+        return None if value in valid else [repr(choice) for choice in valid]
+    if Callable in (hint, get_origin(hint)):
+        return None if callable(value) else ["a callable"]
+    kind, description = _KINDS.get(hint, (object, ""))
+    is_bool = isinstance(value, bool | np.bool_)
+    fits = isinstance(value, kind) and not (is_bool and hint in (int, float))
+    if fits and hint is float:
+        fits = math.isfinite(value)
+    return None if fits else [description]
+
+
+@dataclass(frozen=True)
+class InfoNCEOptions:
+    """Options of InfoNCE: those of MultipleNegativesRankingLoss, with its rules."""
+
+    scale: float = 20.0
+    directions: tuple = ("query_to_doc",)
+    partition_mode: str = "joint"
+    hardness_mode: str | None = None
+    hardness_strength: float = 0.0
+
+    @classmethod
+    def of(cls, name, loss_params):
+        """Check `loss_params` of an InfoNCE loss, or raise InvalidParameterError."""
+        _, fixed = LOSSES[name].alias or (None, {})
+        valid = [n for n in cls.__dataclass_fields__ if n not in fixed]
+        check_argument_names(loss_params, valid, f"loss_params of the loss {name!r}")
+        options = cls(**{**(loss_params or {}), **fixed})
+        options._check()
+        return options
+
+    def _check(self):
+        for name, kind in (
+            ("scale", "a positive number"),
+            ("hardness_strength", "a number, 0 or more"),
+        ):
+            value = getattr(self, name)
+            is_number = isinstance(value, Real) and np.isfinite(value) and value >= 0
+            if not is_number or (name == "scale" and value == 0):
+                raise InvalidParameterError(
+                    f"The {name} of the loss must be {kind}, got {value!r}."
+                )
+        names = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+        directions = self.directions
+        known = isinstance(directions, list | tuple) and set(directions) <= set(names)
+        if not known or "query_to_doc" not in directions:
+            raise InvalidParameterError(
+                f"directions must be a tuple of names among {names}, 'query_to_doc' "
+                f"being one of them, got {directions!r}."
+            )
+        modes = {
+            "partition_mode": ("joint", "per_direction"),
+            "hardness_mode": (
+                None,
+                "in_batch_negatives",
+                "hard_negatives",
+                "all_negatives",
+            ),
+        }
+        for name, valid in modes.items():
+            if getattr(self, name) not in valid:
+                raise InvalidParameterError(
+                    f"{name} must be one of {valid}, got {getattr(self, name)!r}."
+                )
+        alike = {"query_to_query", "doc_to_doc"} & set(directions)
+        if self.partition_mode == "per_direction" and alike:
+            raise InvalidParameterError(
+                f"partition_mode='per_direction' does not go with {sorted(alike)}, "
+                "whose candidates never hold the positive pair; use 'joint'."
+            )

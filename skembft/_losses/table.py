@@ -1,0 +1,308 @@
+"""The table of losses: what each needs."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skembft._data.relevance import LabelRelevance
+from skembft._utils.messages import nearest, shorten
+
+_WRAPPERS = ("matryoshka", "matryoshka2d", "adaptive_layer")
+DEFAULT_LOSS = "multiple_negatives_ranking"  # that a wrapper wraps
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What a loss needs.
+
+    Attributes
+    ----------
+    class_name : str
+        Name of the class in `sentence_transformers.losses`.
+    needs : str
+        "positives": pairs of a query and a relevant document, whose negatives are the
+        other documents of the batch and explicit ones; "triplets": with exactly one
+        negative; "labels": labelled pairs; "scores": teacher scores, that is graded
+        documents, at least two a query; "targets": pairs whose document's vector is
+        the target; "pairs": pairs and nothing else; "classes": classes of texts;
+        "texts": documents; "damaged": documents, and the same with words deleted;
+        "loss": what the loss that it wraps needs.
+    binary : bool
+        Whether labels are 0 or 1 (a label above 0 counts as 1).
+    categories : bool
+        Whether labels are names of categories.
+    labels_differ : bool
+        Whether labels that are all the same teach nothing.
+    max_negatives : int or None
+        How many explicit negatives a row of pairs can have; None: any number.
+    compares_rows : bool
+        Whether a batch of one row teaches nothing ("positives" with negatives aside).
+    whole_model : bool
+        Whether it needs the model itself, so that embeddings are not enough.
+    wrapped_by : tuple of str
+        Losses that can wrap it.
+    defaults : dict
+        Arguments whose default differs from the library's, with the reason.
+    alias : tuple of (str, dict) or None
+        Class that is built instead, as the library would like to drop this one, and
+        its fixed arguments.
+    """
+
+    class_name: str
+    needs: str
+    binary: bool = False
+    categories: bool = False
+    labels_differ: bool = False
+    max_negatives: int | None = None
+    compares_rows: bool = False
+    whole_model: bool = False
+    wrapped_by: tuple = _WRAPPERS
+    defaults: dict = field(default_factory=dict)
+    alias: tuple | None = None
+
+    @property
+    def name(self):
+        return _NAME_OF[self.class_name]
+
+    @property
+    def in_batch(self):
+        """Whether the other documents of a batch are taken as not relevant."""
+        return self.needs in ("positives", "pairs")
+
+    def draws_negatives(self, data, negatives):
+        """Whether single negatives are drawn, so that every query must have one."""
+        if self.needs == "labels":
+            return not data.labelled
+        if self.needs == "positives":
+            return negatives == "random" and self.max_negatives != 0
+        return self.needs == "triplets"
+
+    def takes_zeros(self, data):
+        """Whether data without any relevant document will do."""
+        return self.needs in ("texts", "damaged") or (
+            self.needs == "labels" and data.labelled
+        )
+
+    def check_data(self, data):
+        """Raise an error where the data lack what cannot be made."""
+        if self.needs == "scores" and not data.has_scores:
+            raise ValueError(
+                f"loss={self.name!r} learns from teacher scores, and no query has two "
+                "documents of different grades: give y as {document: score} dicts, or "
+                "labelled pairs with several documents a query."
+            )
+        labels = data.example_grade
+        if self.labels_differ and data.labelled and np.ptp(labels) == 0:
+            raise ValueError(
+                f"loss={self.name!r} learns from labels that differ, and all "
+                f"{len(labels)} are {labels[0]:g}."
+            )
+        of_texts = not isinstance(data.relevance, LabelRelevance)
+        if self.needs == "classes" and of_texts and not _several_classes(data):
+            raise ValueError(
+                f"loss={self.name!r} tells classes of texts apart, and there is one "
+                "class only: relevant documents in common connect all queries. Pass "
+                "queries with other documents, or use another loss."
+            )
+
+    def check_batch(self, data, negatives, batch_size):
+        """Raise an error where batches of one row would teach nothing."""
+        if batch_size > 1:
+            return
+        if self.needs == "positives" and self.max_negatives != 0:
+            if negatives == "batch" and not data.n_negatives:
+                raise InvalidParameterError(
+                    "batch_size=1 leaves no negatives in a batch: use a larger "
+                    "batch_size, other negatives=, or explicit negatives."
+                )
+        elif self.compares_rows:
+            raise InvalidParameterError(
+                f"batch_size=1 leaves nothing to compare: loss={self.name!r} learns "
+                "from the differences of the rows of a batch. Use a larger batch_size."
+            )
+
+
+def query_classes(data):
+    """The class of every query: relevant documents in common connect queries."""
+    positive = data.relevance.positive
+    graph = sparse.block_array([[None, positive], [positive.T, None]])
+    _, classes = connected_components(graph, directed=False)
+    return classes[: data.n_queries]
+
+
+def _several_classes(data):
+    return len(np.unique(query_classes(data)[data.answerable])) > 1
+
+
+# the library's margin of 5 exceeds the largest distance of unit vectors, 2
+_MARGIN = {"margin": 0.3}
+_SYMMETRIC = {
+    "directions": ("query_to_doc", "doc_to_query"),
+    "partition_mode": "per_direction",
+}
+# its gradients come from a hook, when a wrapper has put the model's layers back
+_CACHED = {"whole_model": True, "wrapped_by": ("matryoshka",)}
+# has a second model, a head or a decoder of the model's own width
+_UNWRAPPED = {"whole_model": True, "wrapped_by": ()}
+_OF_CLASSES = {"needs": "classes", "compares_rows": True}
+LOSSES = {
+    "multiple_negatives_ranking": LossSpec("MultipleNegativesRankingLoss", "positives"),
+    "multiple_negatives_symmetric_ranking": LossSpec(
+        "MultipleNegativesSymmetricRankingLoss",
+        "positives",
+        alias=("MultipleNegativesRankingLoss", _SYMMETRIC),
+    ),
+    "cached_multiple_negatives_ranking": LossSpec(
+        "CachedMultipleNegativesRankingLoss", "positives", **_CACHED
+    ),
+    "cached_multiple_negatives_symmetric_ranking": LossSpec(
+        "CachedMultipleNegativesSymmetricRankingLoss",
+        "positives",
+        alias=("CachedMultipleNegativesRankingLoss", _SYMMETRIC),
+        **_CACHED,
+    ),
+    "gist_embed": LossSpec(
+        "GISTEmbedLoss", "positives", max_negatives=1, whole_model=True
+    ),
+    "cached_gist_embed": LossSpec("CachedGISTEmbedLoss", "positives", **_CACHED),
+    "mega_batch_margin": LossSpec(
+        "MegaBatchMarginLoss",
+        "positives",
+        max_negatives=0,
+        compares_rows=True,
+        **_CACHED,
+    ),
+    "triplet": LossSpec("TripletLoss", "triplets", defaults={"triplet_margin": 0.3}),
+    "cosine_similarity": LossSpec("CosineSimilarityLoss", "labels"),
+    "cosent": LossSpec("CoSENTLoss", "labels", labels_differ=True, compares_rows=True),
+    "angle": LossSpec("AnglELoss", "labels", labels_differ=True, compares_rows=True),
+    "contrastive": LossSpec("ContrastiveLoss", "labels", binary=True),
+    "online_contrastive": LossSpec(
+        "OnlineContrastiveLoss", "labels", binary=True, compares_rows=True
+    ),
+    "softmax": LossSpec(
+        "SoftmaxLoss",
+        "labels",
+        categories=True,
+        labels_differ=True,
+        whole_model=True,
+        wrapped_by=("adaptive_layer",),
+    ),
+    "contrastive_tension": LossSpec(
+        "ContrastiveTensionLoss", "labels", binary=True, **_UNWRAPPED
+    ),
+    "margin_mse": LossSpec("MarginMSELoss", "scores"),
+    "distill_kl_div": LossSpec("DistillKLDivLoss", "scores"),
+    "mse": LossSpec("MSELoss", "targets"),
+    "embed_distill": LossSpec("EmbedDistillLoss", "targets"),
+    "global_orthogonal_regularization": LossSpec(
+        "GlobalOrthogonalRegularizationLoss",
+        "pairs",
+        max_negatives=0,
+        compares_rows=True,
+        wrapped_by=(),  # it is a dict of two terms, which wrappers cannot add up
+    ),
+    "batch_all_triplet": LossSpec(
+        "BatchAllTripletLoss", defaults=_MARGIN, **_OF_CLASSES
+    ),
+    "batch_hard_triplet": LossSpec(
+        "BatchHardTripletLoss", defaults=_MARGIN, **_OF_CLASSES
+    ),
+    "batch_hard_soft_margin_triplet": LossSpec(
+        "BatchHardSoftMarginTripletLoss", **_OF_CLASSES
+    ),
+    "batch_semi_hard_triplet": LossSpec(
+        "BatchSemiHardTripletLoss", defaults=_MARGIN, **_OF_CLASSES
+    ),
+    "contrastive_tension_in_batch_negatives": LossSpec(
+        "ContrastiveTensionLossInBatchNegatives",
+        "texts",
+        compares_rows=True,
+        **_UNWRAPPED,
+    ),
+    "denoising_auto_encoder": LossSpec(
+        "DenoisingAutoEncoderLoss", "damaged", **_UNWRAPPED
+    ),
+    "matryoshka": LossSpec(
+        "MatryoshkaLoss", "loss", whole_model=True, wrapped_by=("adaptive_layer",)
+    ),
+    "matryoshka2d": LossSpec("Matryoshka2dLoss", "loss", **_UNWRAPPED),
+    "adaptive_layer": LossSpec("AdaptiveLayerLoss", "loss", **_UNWRAPPED),
+}
+ADAPTER_LOSSES = tuple(n for n, spec in LOSSES.items() if not spec.whole_model)
+_NAME_OF = {spec.class_name: name for name, spec in LOSSES.items()}
+
+
+def find_loss(loss, supported):
+    """Return the name of a loss given by name or class, or None for another callable.
+
+    Raises
+    ------
+    InvalidParameterError
+        An unknown name or class (the message names the nearest valid ones), or an
+        instance.
+    """
+    if isinstance(loss, str):
+        name = loss
+    elif isinstance(loss, type):
+        name = name_of_class(loss, supported) or name_of_class(loss, LOSSES)
+        name = name or loss.__name__
+    elif hasattr(loss, "forward"):
+        raise InvalidParameterError(
+            f"loss is an instance of {type(loss).__name__}, which holds a model of its "
+            "own: pass the class, with its arguments as loss_params, or a callable "
+            "model -> loss."
+        )
+    else:
+        return None
+    if name not in supported:
+        hint = nearest(name, supported)
+        if name in LOSSES:
+            raise InvalidParameterError(
+                f"loss={name!r} is a loss of EmbeddingFinetuner only: it needs the "
+                f"model itself, not its embeddings. {hint}"
+            )
+        raise InvalidParameterError(f"Unknown loss {name!r}. {hint}")
+    return name
+
+
+def name_of_class(cls, supported):
+    """Return the name of a loss class or of the one it derives from, or None."""
+    names = (_NAME_OF.get(base.__name__) for base in cls.__mro__)
+    return next((name for name in names if name in supported), None)
+
+
+def spec_of(name, loss_params):
+    """Return what a loss needs: of a wrapper, what the loss that it wraps needs."""
+    if LOSSES[name].needs != "loss":
+        return LOSSES[name]
+    loss, loss_params = wrapped_loss(loss_params)
+    return spec_of(find_loss(loss, LOSSES), loss_params)
+
+
+def wrapped_loss(loss_params):
+    """Return the loss that a wrapper wraps, and its `loss_params`."""
+    params = loss_params or {}
+    return params.get("loss", DEFAULT_LOSS), params.get("loss_params")
+
+
+def check_wrapping(name, wrappers):
+    """Raise an error unless each of some wrappers can wrap a loss."""
+    for wrapper in wrappers:
+        if wrapper not in LOSSES[name].wrapped_by:
+            valid = [n for n, spec in LOSSES.items() if wrapper in spec.wrapped_by]
+            raise InvalidParameterError(
+                f"loss={wrapper!r} cannot wrap {name!r}. {nearest(name, valid)}"
+            )
+
+
+def check_argument_names(params, valid, what):
+    """Raise an error naming the nearest valid names unless all names are valid."""
+    for key in params or {}:
+        if key not in valid:
+            raise InvalidParameterError(
+                f"{shorten(key)} is not among the {what}. {nearest(key, valid)}"
+            )

@@ -1,0 +1,182 @@
+"""What a model's files tell before it is loaded; nothing here imports torch."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+_WEIGHTS = {".safetensors", ".bin", ".pt", ".onnx", ".xml"}
+# formats and notes that no backend of Sentence Transformers reads
+_UNREAD = {".md", ".h5", ".msgpack", ".ot", ".tflite"}
+_UNREAD_NAMES = {"data_config.json"}
+UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
+
+
+def cannot_load(model_id, reason):
+    """Return the OSError of a model that cannot be loaded, with what to do."""
+    where = "directory" if os.path.isdir(model_id) else "model"
+    return OSError(
+        f"Could not load the {where} {model_id!r}: {reason} Check the spelling and the "
+        "network (HF_HUB_OFFLINE?), or pass a directory that "
+        "SentenceTransformer.save_pretrained wrote."
+    )
+
+
+def find_model(model_id, *, loaded=False):
+    """Return the files of a model on this machine, or None where it must be loaded.
+
+    Parameters
+    ----------
+    model_id : str
+        A directory, or a name on the hub, which means the revision that lies in the
+        local cache of the hub.
+    loaded : bool
+        Whether the model was loaded just now, so that nothing of it is missing.
+    """
+    if os.path.isdir(model_id):
+        return ModelFiles(Path(model_id))
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    # Sentence Transformers completes names without an owner in this way
+    owners = [""] if "/" in model_id else ["sentence-transformers/", ""]
+    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
+    for owner in owners:
+        try:
+            # each is a path, None (unknown) or an object that says it does not exist
+            modules, prompts, config = (
+                try_to_load_from_cache(owner + model_id, name, cache_dir=cache)
+                for name in (
+                    "modules.json",
+                    "config_sentence_transformers.json",
+                    "config.json",
+                )
+            )
+        except HFValidationError:  # a path, and no such directory
+            return None
+        known = next((p for p in (modules, config) if isinstance(p, str)), None)
+        if known is None:
+            continue
+        root = Path(known).parent
+        files = ModelFiles(root, revision=root.name)
+        whole = modules is not None and (prompts is not None or modules is not known)
+        if loaded or (whole and files.has_weights()):
+            return files
+    return None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The directory of a model; `revision` is its commit if it came from the hub."""
+
+    root: Path
+    revision: str | None = None
+
+    def prompts(self):
+        """The model's own prompts, {name: text}."""
+        if not (self.root / "modules.json").is_file():  # then they are not read
+            return {}
+        return self._read(self.root / "config_sentence_transformers.json").get(
+            "prompts", {}
+        )
+
+    def tells_roles_apart(self):
+        """Whether more than prompts may tell queries from documents.
+
+        Routes do, other lengths for queries, a chat template that names the task, and
+        so may modules that are not of Sentence Transformers.
+        """
+        modules = self._modules()
+        for module in modules:
+            package, _, name = module["type"].rpartition(".")
+            if name in ("Router", "Asym") or package.partition(".")[0] != (
+                "sentence_transformers"
+            ):
+                return True
+        first = self.root / (modules[0]["path"] if modules else "")
+        settings = self._read(first / "sentence_bert_config.json")
+        names = ("query_length", "document_length", "query_expansion")
+        if any(settings.get(name) is not None for name in names):
+            return True
+        templates = str(
+            self._read(first / "tokenizer_config.json").get("chat_template")
+        )
+        for path in first.glob("*.jinja"):
+            templates += path.read_text(encoding="utf-8")
+        return "task" in templates
+
+    def fingerprint(self, *, backend="torch", trust_remote_code=False):
+        """Hash of the contents of all files that determine the model's vectors.
+
+        It is computed once a process, and again when sizes or times have changed.
+        """
+        stamp = []
+        for path in self._paths(backend, trust_remote_code):
+            stat = path.stat()
+            name = path.relative_to(self.root).as_posix()
+            stamp.append((str(path), name, stat.st_size, stat.st_mtime_ns))
+        return _hash_files(tuple(stamp))
+
+    def has_weights(self):
+        """Whether more was downloaded than a model's settings."""
+        paths = self._paths("onnx", False)
+        return any(path.suffix in _WEIGHTS for path in paths)
+
+    def _modules(self):
+        path = self.root / "modules.json"
+        modules = self._read(path, default=[])
+        if not isinstance(modules, list) or not all(
+            isinstance(m, dict) and {"type", "path"} <= set(m) for m in modules
+        ):
+            raise cannot_load(str(self.root), f"{path.name} is not a list of modules.")
+        return modules
+
+    def _paths(self, backend, trust_remote_code):
+        """Files of the directory itself and all below its modules, in a fixed order."""
+        routes = self._read(self.root / "router_config.json").get("types", {})
+        folders = {m["path"] for m in self._modules()} - {"", "."} | set(routes)
+        if backend != "torch":
+            folders |= {"onnx", "openvino"}
+        paths = list(self.root.glob("*"))
+        for folder in sorted(folders):
+            paths += (self.root / folder).rglob("*")
+        names = {path.relative_to(self.root) for path in paths}
+        kept = []
+        for path in sorted(set(paths)):
+            name = path.relative_to(self.root)
+            unread = (
+                path.suffix in _UNREAD
+                or path.name in _UNREAD_NAMES
+                or any(part.startswith(".") for part in name.parts)
+                or (path.suffix == ".py" and not trust_remote_code)
+                or (
+                    name.name == "pytorch_model.bin"
+                    and name.with_name("model.safetensors") in names
+                )
+            )
+            if not unread and path.is_file():
+                kept.append(path)
+        return kept
+
+    def _read(self, path, default=None):
+        try:
+            with open(path, encoding="utf-8") as file:
+                return json.load(file)
+        except FileNotFoundError:
+            return {} if default is None else default
+        except ValueError as error:
+            reason = f"{path.name} is not JSON ({error})."
+            raise cannot_load(str(self.root), reason) from error
+
+
+@lru_cache(maxsize=64)
+def _hash_files(stamp):
+    digest = hashlib.sha256()
+    for path, name, size, _ in stamp:
+        digest.update(f"{name}\0{size}\0".encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:32]

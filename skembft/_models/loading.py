@@ -1,0 +1,200 @@
+"""Loading and running Sentence Transformers models. Imports torch: import it lazily."""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Normalize,
+)
+from sentence_transformers.util import get_device_name
+from transformers.utils import logging as transformers_logging
+
+from skembft._models.files import cannot_load, find_model
+from skembft._models.lora import has_lora, merge_lora
+from skembft._models.precision import bf16_copy
+from skembft._models.random_state import isolated_rng, process_state_lock
+
+_MAX_LOADED = 4  # models kept in memory by one process
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What determines a loaded model; hashable."""
+
+    model_id: str
+    max_seq_length: int | None = None
+    truncate_dim: int | None = None
+    trust_remote_code: bool = False
+    device: str | None = None
+    backend: str = "torch"
+
+    @classmethod
+    def of(cls, estimator):
+        """The options that an estimator has as parameters of the same names."""
+        names = [f.name for f in fields(cls) if hasattr(estimator, f.name)]
+        options = {name: getattr(estimator, name) for name in names}
+        return cls(**{**options, "model_id": os.fspath(estimator.model_id)})
+
+
+@dataclass
+class LoadedModel:
+    """A frozen model shared by all encoders of a process."""
+
+    model: SentenceTransformer
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def in_precision(self, precision):
+        """The model that computes in "float32" or "bf16"; to be called with the lock.
+
+        The second is a copy whose weights and activations are bfloat16, which is a
+        quarter faster than autocast; where there is none, autocast has to do.
+        """
+        if precision == "float32":
+            return self.model
+        return self._bf16_model or self.model
+
+    @cached_property
+    def _bf16_model(self):
+        return bf16_copy(self.model)
+
+
+_loaded = OrderedDict()
+_loaded_lock = threading.RLock()
+
+
+def load_shared(options):
+    """Load a model once per process; a directory that changed is loaded again."""
+    with _loaded_lock:
+        files = find_model(options.model_id)
+        key = files and _loaded_key(options, files)
+        if key in _loaded:
+            _loaded.move_to_end(key)
+            return _loaded[key]
+    # in this order: a fit holds the random states, and may load a guide
+    with process_state_lock, _loaded_lock:
+        files = find_model(options.model_id)
+        if files is None:
+            model = load_model(options)
+            key = _loaded_key(options, find_model(options.model_id, loaded=True))
+        else:
+            key = _loaded_key(options, files)
+            if key not in _loaded:
+                model = load_model(options, files.revision)
+        if key not in _loaded:
+            model.eval().requires_grad_(False)
+            _loaded[key] = LoadedModel(model)
+            while len(_loaded) > _MAX_LOADED:
+                _loaded.popitem(last=False)
+        _loaded.move_to_end(key)
+        return _loaded[key]
+
+
+def load_for_training(options):
+    """Return a model of its own, and a hash of the files it came from.
+
+    The files are read once per process. What is copied lies in the machine's memory,
+    not in that of a GPU.
+    """
+    device = options.device or get_device_name()
+    if not str(device).startswith("cpu"):
+        options = replace(options, device="cpu")
+    loaded = load_shared(options)
+    with loaded.lock:
+        model = deepcopy(loaded.model).requires_grad_(True).to(device)
+    merge_lora(model)
+    files = find_model(options.model_id, loaded=True)
+    return model, _loaded_key(options, files)[1] or hash_weights(model)
+
+
+def hash_weights(model):
+    """Hash of all weights of a model."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _loaded_key(options, files):
+    return options, files and files.fingerprint(
+        backend=options.backend, trust_remote_code=options.trust_remote_code
+    )
+
+
+def is_available(device):
+    """Whether torch can compute on a device of this machine; None always is."""
+    try:
+        return device is None or torch.empty(0, device=device) is not None
+    except (RuntimeError, AssertionError):  # what torch raises without CUDA
+        return False
+
+
+def load_model(options, revision=None):
+    """Load a Sentence Transformer, or raise an OSError that says what to do.
+
+    `revision` is a commit of a model on the hub; None means the newest.
+    """
+    if not is_available(options.device):
+        raise ValueError(
+            f"device={options.device!r} is not available on this machine; pass None to "
+            "take the best there is."
+        )
+    model_id = options.model_id
+    try:
+        with no_progress_bar(), isolated_rng():
+            model = SentenceTransformer(
+                model_id,
+                revision=revision,
+                device=options.device,
+                trust_remote_code=options.trust_remote_code,
+                truncate_dim=options.truncate_dim,
+                backend=options.backend,
+            )
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            raise
+        raise cannot_load(model_id, _first_line(error)) from error
+    if options.max_seq_length is not None:
+        model.max_seq_length = options.max_seq_length
+    return model
+
+
+def save_merged(model, directory):
+    """Write a model's files, into which low-rank weights are folded.
+
+    A file of low-rank weights alone would need the base beside it.
+    """
+    if has_lora(model):
+        merge_lora(model := deepcopy(model))
+    with no_progress_bar():
+        model.save_pretrained(str(directory), create_model_card=False)
+
+
+@contextmanager
+def no_progress_bar():
+    """Load weights without transformers' bar: bars are the callbacks' business."""
+    enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            transformers_logging.enable_progress_bar()
+
+
+def _first_line(error):
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def ends_in_normalize(model):
+    """Whether the last module of a model is Normalize."""
+    return any(isinstance(module, Normalize) for module in list(model)[-1:])

@@ -1,0 +1,1 @@
+"""Directories of fitted finetuners, written and read."""

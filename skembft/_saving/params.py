@@ -1,0 +1,125 @@
+"""Parameters of estimators as JSON, and back; no code comes from it."""
+
+import os
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+from skembft._saving.registry import finetuners
+from skembft._utils.messages import shorten
+from skembft.encoders._sentence import SentenceEncoder
+
+STATE = "skembft.json"
+
+
+class Damaged(Exception):
+    """Says what is wrong with the files of a directory."""
+
+
+def to_json(params):
+    """Return parameters as JSON values, and {name: what it was} of all others."""
+    kept, lost = {}, {}
+    for name, value in params.items():
+        if name in _LOCAL:
+            continue
+        if hasattr(value, "get_params") and not isinstance(value, type):
+            value, known = encoder_to_json(value)
+        else:
+            value, known = plain(value)
+        if known:
+            kept[name] = value
+        else:
+            lost[name] = value
+    return kept, lost
+
+
+# of places on this machine and of rights on it: not for others to set
+_LOCAL = {"cache_dir", "model_output_path", "trust_remote_code"}
+
+
+def encoder_to_json(encoder):
+    """Return (its class and parameters, True) of what is ours, or (name, False)."""
+    if isinstance(encoder, FrozenEstimator):
+        inner, known = encoder_to_json(encoder.estimator)
+        return ({**inner, "frozen": True}, True) if known else (inner, False)
+    names = {**finetuners(), **encoders()}
+    cls = type(encoder)
+    if names.get(cls.__name__) is not cls:
+        return _name(encoder), False
+    params, lost = to_json(encoder.get_params(deep=False))
+    content = {"class": cls.__name__, "params": params, "not_restored": lost}
+    return content, True
+
+
+def not_restored(content):
+    """{name: what it was} of the parameters that are not in the JSON."""
+    lost = content.get("not_restored") or {}
+    check(lost, dict, f"'not_restored' in {STATE}")
+    inner = content.get("params", {}).get("encoder")
+    if isinstance(inner, dict):
+        nested = not_restored(inner)
+        lost = {**lost, **{f"encoder__{name}": v for name, v in nested.items()}}
+    return lost
+
+
+def plain(value):
+    """Return (JSON value, True), or (a name for messages, False)."""
+    value = scalar(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value, True
+    if isinstance(value, os.PathLike):
+        return os.fspath(value), True
+    if isinstance(value, list | tuple):
+        items = [plain(item) for item in value]
+        if all(known for _, known in items):
+            return [item for item, _ in items], True
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        items = {key: plain(item) for key, item in value.items()}
+        if all(known for _, known in items.values()):
+            return {key: item for key, (item, _) in items.items()}, True
+    return _name(value), False
+
+
+def _name(value):
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def from_json(content, classes):
+    """Make an estimator of {"class", "params"}; only `classes` are made."""
+    name = content.get("class")
+    cls = classes.get(name) if isinstance(name, str) else None
+    if cls is None:
+        raise Damaged(
+            f"it names the class {shorten(name)}, which is none of {', '.join(classes)}"
+        )
+    params = content.get("params")
+    check(params, dict, "'params'")
+    params = dict(params)
+    unknown = set(params) - set(cls._get_param_names())
+    if unknown:
+        raise Damaged(f"{cls.__name__} has no parameter {sorted(unknown)[0]!r}")
+    for name in _LOCAL.intersection(params):
+        raise Damaged(f"it sets {name}, which is not for a file to set")
+    if isinstance(params.get("encoder"), dict):
+        params["encoder"] = from_json(params["encoder"], {**finetuners(), **encoders()})
+    estimator = cls(**params)
+    try:
+        estimator._validate_params()
+    except ValueError as error:
+        raise Damaged(str(error).rstrip(".")) from None
+    return FrozenEstimator(estimator) if content.get("frozen") is True else estimator
+
+
+def encoders():
+    return {"SentenceEncoder": SentenceEncoder}
+
+
+def scalar(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check(value, kinds, what):
+    wrong_bool = isinstance(value, bool) and kinds is not bool
+    if wrong_bool or not isinstance(value, kinds):
+        raise Damaged(f"{what} is {shorten(value)}, a {type(value).__name__}")

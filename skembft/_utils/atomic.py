@@ -1,0 +1,124 @@
+"""Files and directories that are never seen half written."""
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
+
+
+@contextmanager
+def replaced_file(path):
+    """Give the path of a file to write, which then takes the place of `path`."""
+    if not os.fspath(path):
+        raise ValueError("path is empty; pass the name of a file.")
+    path = Path(os.path.realpath(path))  # a link stays one, to the new file
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no directory {str(path.parent)!r}.")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory; pass a file.")
+    # joblib compresses by the suffix; mkstemp keeps the file to its owner
+    mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+    )
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, mode & 0o777)
+        _flush(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _flush(path.parent)
+
+
+def write_json(path, content):
+    """Write a JSON file whole or not at all."""
+    with replaced_file(path) as temporary:
+        dump_json(temporary, content)
+
+
+def load_json(path, default):
+    """Read a JSON file; `default` where there is none."""
+    if not Path(path).is_file():
+        return default
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def dump_json(path, content):
+    """Write a JSON file into a directory that is not seen yet."""
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=4)
+
+
+@contextmanager
+def replaced_directory(path):
+    """Give a directory to write into, which then takes the place of `path`.
+
+    A kill leaves the old directory or the new one, and at most a hidden directory
+    beside it whose name says that it was being written.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one, to the new directory
+    path.parent.mkdir(parents=True, exist_ok=True)
+    staging = tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent)
+    try:
+        os.chmod(staging, 0o777 & ~_umask())
+        yield Path(staging)
+        for folder, _, files in os.walk(staging):
+            for name in files:
+                _flush(os.path.join(folder, name))
+            _flush(folder)
+        try:
+            os.rename(staging, path)  # which fails where there are files
+        except OSError:
+            if not path.exists():
+                raise
+            _exchange(staging, path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # what was there, or what failed
+
+
+def _exchange(a, b):
+    """Let two directories take each other's name, in one step where Linux can."""
+    if sys.platform == "linux":
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        names = os.fsencode(a), os.fsencode(b)
+        if rename is not None and not rename(
+            _AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE
+        ):
+            return
+    # elsewhere, and on file systems that cannot, there is a moment without `b`
+    aside = tempfile.mkdtemp(prefix=f"{a}-", dir=Path(b).parent)
+    os.rename(b, os.path.join(aside, "old"))
+    try:
+        os.rename(a, b)
+    except OSError:
+        os.rename(os.path.join(aside, "old"), b)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _flush(path):
+    """Write to the disk what the system still holds of a file or directory."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows opens no directories
+        return
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

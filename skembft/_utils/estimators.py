@@ -1,0 +1,27 @@
+"""What estimators and encoders share as scikit-learn's."""
+
+from sklearn.frozen import FrozenEstimator
+
+
+def tag_text_input(tags):
+    """Mark scikit-learn's tags of an estimator whose X is a list of texts or ids."""
+    tags.input_tags.two_d_array = False
+    tags.input_tags.one_d_array = True
+    tags.input_tags.string = True
+    return tags
+
+
+class DocLink:
+    """The link from an estimator's HTML representation to its documentation."""
+
+    _doc_link_module = "skembft"
+    _doc_link_template = (
+        "https://skembft.readthedocs.io/en/latest/api.html#skembft.{estimator_name}"
+    )
+
+
+def thawed(estimator):
+    """An estimator without the `FrozenEstimator` around it."""
+    while isinstance(estimator, FrozenEstimator):
+        estimator = estimator.estimator
+    return estimator

@@ -1,0 +1,207 @@
+"""Read and write the JSON files of LlamaIndex's EmbeddingQAFinetuneDataset."""
+
+import json
+from collections.abc import Mapping, Set
+from numbers import Real
+from pathlib import Path
+
+from skembft._utils.atomic import write_json
+from skembft.datasets._bunch import data_bunch
+
+
+def load_qa_dataset(path, *, return_X_y=False):
+    """Load a data set that LlamaIndex's ``EmbeddingQAFinetuneDataset`` saved.
+
+    Parameters
+    ----------
+    path : str or path-like
+        A JSON file: ``{"queries": {id: text}, "corpus": {id: text},
+        "relevant_docs": {query id: [document id, ...]}, "mode": "text"}``.
+    return_X_y : bool, default=False
+        Return ``(queries, relevant)`` instead of a Bunch.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        `queries` (list of str, those that have relevant documents), `relevant` (list
+        of lists of str, most relevant first), `corpus` (list of str), `query_ids`
+        and `corpus_ids` (lists of str, parallel to `queries` and `corpus`), `DESCR`
+        (str). Everything is in the order of the file.
+    (queries, relevant) : tuple of two lists
+        If `return_X_y` is True.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the file has another structure, or names an unknown query or document.
+
+    See Also
+    --------
+    save_qa_dataset : Write such a file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from skembft.datasets import load_qa_dataset, save_qa_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "train.json"
+    ...     save_qa_dataset(path, ["colour of apples"], ["red"], ["blue", "red"])
+    ...     data = load_qa_dataset(path)
+    >>> data.queries, data.relevant, data.corpus
+    (['colour of apples'], [['red']], ['blue', 'red'])
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object.")
+    if content.get("mode", "text") != "text":
+        raise ValueError(
+            f"{path}: the mode is {content['mode']!r}; only 'text' is known."
+        )
+    queries = _read_mapping(path, content, "queries", str)
+    documents = _read_mapping(path, content, "corpus", str)
+    relevant_ids = _read_mapping(path, content, "relevant_docs", list)
+    for query_id, document_ids in relevant_ids.items():
+        if query_id not in queries:
+            raise ValueError(
+                f"{path}: relevant_docs names the query {query_id!r}, not in queries."
+            )
+        for document_id in document_ids:
+            if not isinstance(document_id, str) or document_id not in documents:
+                raise ValueError(
+                    f"{path}: relevant_docs[{query_id!r}] names the document "
+                    f"{document_id!r}, not in corpus."
+                )
+    query_ids = [query_id for query_id in queries if relevant_ids.get(query_id)]
+    return data_bunch(
+        [queries[query_id] for query_id in query_ids],
+        [[documents[i] for i in relevant_ids[query_id]] for query_id in query_ids],
+        list(documents.values()),
+        query_ids,
+        list(documents),
+        f"{path.name}: {len(query_ids)} judged queries, {len(documents)} documents.",
+        return_X_y,
+    )
+
+
+def save_qa_dataset(path, queries, relevant, corpus):
+    """Save a data set as LlamaIndex's ``EmbeddingQAFinetuneDataset`` does.
+
+    The file is written whole or not at all. Its ids are ``"q0"``, ``"q1"``, … and
+    ``"d0"``, ``"d1"``, …; documents with the same text are one document.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The JSON file to write; an existing one is replaced.
+    queries : list of str
+        The queries.
+    relevant : list of str, list of str lists, or list of dict
+        What is relevant to each query: a document, a list of documents (most
+        relevant first) or a ``{document: grade}`` dict. Of a dict the documents
+        with a grade above 0 are written, the highest grade first.
+    corpus : list of str
+        The documents. Relevant documents that it lacks are added at its end.
+
+    Raises
+    ------
+    TypeError
+        If a query or a document is not a str, or a grade is not a number.
+    ValueError
+        If `queries` and `relevant` differ in length, or a query has no relevant
+        document.
+    FileNotFoundError
+        If the folder of `path` does not exist.
+
+    See Also
+    --------
+    load_qa_dataset : Read such a file.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from skembft.datasets import load_qa_dataset, save_qa_dataset
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "train.json"
+    ...     save_qa_dataset(path, ["a fruit"], [{"plum": 1, "pear": 2}], ["stone"])
+    ...     load_qa_dataset(path, return_X_y=True)
+    (['a fruit'], [['pear', 'plum']])
+    """
+    path = Path(path)
+    queries = _check_texts("queries", queries)
+    corpus = _check_texts("corpus", corpus)
+    relevant = _check_list("relevant", relevant)
+    if len(queries) != len(relevant):
+        raise ValueError(
+            f"queries and relevant differ in length: {len(queries)} and "
+            f"{len(relevant)}. Pass one item of relevant for each query."
+        )
+    relevant = [_positives(f"relevant[{i}]", item) for i, item in enumerate(relevant)]
+    distinct = dict.fromkeys([*corpus, *(text for row in relevant for text in row)])
+    ids = {text: f"d{i}" for i, text in enumerate(distinct)}
+    content = {
+        "queries": {f"q{i}": query for i, query in enumerate(queries)},
+        "corpus": {document_id: text for text, document_id in ids.items()},
+        "relevant_docs": {
+            f"q{i}": [ids[text] for text in row] for i, row in enumerate(relevant)
+        },
+        "mode": "text",
+    }
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Cannot write {path}: its folder does not exist.")
+    write_json(path, content)
+
+
+def _read_mapping(path: Path, content: dict, key: str, kind: type) -> dict:
+    """Return content[key], checked to be an object whose values are of `kind`."""
+    mapping = content.get(key)
+    if not isinstance(mapping, dict):
+        got = f"a {type(mapping).__name__}" if key in content else "no such key"
+        raise ValueError(f"{path}: {key!r} must be an object, got {got}.")
+    for identifier, value in mapping.items():
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{path}: {key}[{identifier!r}] must be a {kind.__name__}, "
+                f"got {value!r:.80}."
+            )
+    return mapping
+
+
+def _check_list(name: str, values: object) -> list:
+    # a set has no reproducible order, the length of a generator is unknown
+    unfit = isinstance(values, str | bytes | Mapping | Set)
+    if unfit or not hasattr(values, "__len__"):
+        raise TypeError(f"{name} must be a list, got {values!r:.80}.")
+    return list(values)
+
+
+def _check_texts(name: str, values: object) -> list[str]:
+    values = _check_list(name, values)
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{i}] must be a str, got {value!r:.80}.")
+    return values
+
+
+def _positives(name: str, item: object) -> list[str]:
+    """Return the distinct relevant documents of a query, most relevant first."""
+    if isinstance(item, str):
+        return [item]
+    if isinstance(item, Mapping):
+        for text, grade in item.items():
+            if not isinstance(grade, Real) or grade != grade:
+                kind = ValueError if isinstance(grade, Real) else TypeError
+                raise kind(f"{name}[{text!r:.80}] must be a number, got {grade!r}.")
+        item = sorted((d for d in item if item[d] > 0), key=item.get, reverse=True)
+    item = list(dict.fromkeys(_check_texts(name, item)))
+    if not item:
+        raise ValueError(
+            f"{name} has no relevant document. Leave this query out of queries "
+            "and relevant."
+        )
+    return item

@@ -1,0 +1,267 @@
+"""Embedding APIs and other clients as an encoder that pays for each text once."""
+
+import os
+import pickle
+import uuid
+from contextlib import suppress
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, InvalidParameterError
+
+from skembft._utils.vectors import unit_rows
+from skembft.encoders._store import get_store
+from skembft.encoders._stored import STORE_CONSTRAINTS, StoredEncoder
+
+# what encodes a list of documents, and what its client has for queries
+_METHODS = {
+    "embed_documents": "embed_query",  # LangChain
+    "get_text_embedding_batch": "get_query_embedding",  # LlamaIndex
+    "encode_document": "encode_query",  # Sentence Transformers
+    "encode": None,
+    "__call__": None,
+}
+_ONE_BY_ONE = {"embed_query", "get_query_embedding"}  # take one text, not a list
+
+
+class APIEncoder(StoredEncoder):
+    """Encode texts with an embedding API or any other client, each text once.
+
+    Batches are stored as they arrive, in memory and in `cache_dir`. When the API fails
+    in the middle, its error is passed on and what has arrived is kept: call again, and
+    only the rest is asked for. Clones in a search share the client and the vectors.
+
+    Read more in the :doc:`guide on encoders </encoders>`.
+
+    Parameters
+    ----------
+    client : object, default=None
+        What makes the vectors, in this order: an object with `embed_documents` and
+        `embed_query` (LangChain), with `get_text_embedding_batch` and
+        `get_query_embedding` (LlamaIndex), with `encode_document` and `encode_query`,
+        with `encode`, or a callable from a list of texts to a matrix. Where a client
+        has one method only, queries and documents have the same vectors.
+    model_name : str, default=None
+        Names the vectors: encoders of the same name share them. Name the model and
+        what else changes its vectors, such as their dimension. It is required with
+        `cache_dir`; None shares the vectors of the same client in this process.
+    batch_size : int, default=64
+        The most texts in a call. `embed_query` and `get_query_embedding` take one.
+    normalize : bool, default=True
+        Scale vectors to unit length. The store holds them as they came.
+    cache_dir : str or PathLike, default=None
+        Directory where vectors are kept for all processes and for the next time; it is
+        made if it does not exist.
+    max_store_bytes : int, default=1073741824
+        Size of the vectors kept in memory; the oldest are dropped, and would be paid
+        for again. Vectors in `cache_dir` do not count.
+
+    Raises
+    ------
+    ValueError
+        By `transform` and `transform_documents`: the client returned too few or too
+        many vectors, vectors of different widths, NaN or no numbers. Nothing of that
+        batch is stored.
+    OSError
+        A `cache_dir` that cannot be made.
+
+    See Also
+    --------
+    SentenceEncoder : Texts encoded by a Sentence Transformers model.
+    PrecomputedEncoder : Vectors that exist already.
+
+    Notes
+    -----
+    The client is shared by clones and never copied, and it travels inside a pickle,
+    with the credentials that it holds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembft import APIEncoder
+    >>> def count_letters(texts):
+    ...     print("asked for", texts)
+    ...     return [[text.count(letter) for letter in "abc"] for text in texts]
+    >>> encoder = APIEncoder(count_letters, normalize=False)
+    >>> encoder.transform(["abba", "cab"])
+    asked for ['abba', 'cab']
+    array([[2., 2., 0.],
+           [1., 1., 1.]], dtype=float32)
+    >>> encoder.transform_documents(["cab", "baa"])
+    asked for ['baa']
+    array([[1., 1., 1.],
+           [2., 1., 0.]], dtype=float32)
+    """
+
+    _parameter_constraints: dict = {
+        "client": "no_validation",
+        "model_name": [str, None],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "normalize": ["boolean"],
+        **STORE_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        client=None,
+        *,
+        model_name=None,
+        batch_size=64,
+        normalize=True,
+        cache_dir=None,
+        max_store_bytes=2**30,
+    ):
+        self.client = client
+        self.model_name = model_name
+        self.batch_size = batch_size
+        self.normalize = normalize
+        self.cache_dir = cache_dir
+        self.max_store_bytes = max_store_bytes
+
+    def _validate_params(self):
+        super()._validate_params()
+        if self.cache_dir is not None and not self.model_name:
+            raise InvalidParameterError(
+                f"cache_dir={os.fspath(self.cache_dir)!r} needs a model_name, which "
+                "names the vectors on disk: pass the name of the model behind the "
+                "client."
+            )
+        self._method("document")
+
+    def _method(self, role):
+        """Name of the client's method for "query" or "document"."""
+        client = self.client
+        instance = not isinstance(client, str | bytes | type)  # str has an encode too
+        for documents, queries in _METHODS.items():
+            if instance and callable(getattr(client, documents, None)):
+                has_queries = queries is not None and hasattr(client, queries)
+                return queries if role == "query" and has_queries else documents
+        raise InvalidParameterError(
+            f"client is {_named(client)}, which cannot encode texts: pass an "
+            "object with embed_documents and embed_query, with "
+            "get_text_embedding_batch, or with encode, or a function from a list of "
+            "texts to a matrix."
+        )
+
+    def _fingerprint(self):
+        return f"{self.model_name} {self.normalize}"
+
+    def _store_key(self, role):
+        shared = self._method("query") == self._method("document")
+        name = self.model_name or self._client_name()
+        return "api", name, "" if shared else role
+
+    def _client_name(self):
+        """What names a client that the user has not named, also in other processes."""
+        client, name = self.__dict__.get("_named_client", (None, None))
+        if name is not None and client is self.client:
+            return name
+        return _client_names.setdefault(_Identity(self.client), uuid.uuid4().hex)
+
+    def _find_dimension(self):
+        raise ValueError(
+            "The dimension of an APIEncoder is known once it has encoded a text: call "
+            "transform or transform_documents first."
+        )
+
+    def _encode(self, texts, role):
+        vectors = super()._encode(texts, role)
+        return unit_rows(vectors) if self.normalize else vectors
+
+    def _compute(self, texts, role):
+        name = self._method(role)
+        method = getattr(self.client, name)
+        for start in range(0, len(texts), self.batch_size):
+            batch = texts[start : start + self.batch_size]
+            what = f"of texts {start} to {start + len(batch) - 1} of {len(texts)}"
+            if name not in _ONE_BY_ONE:
+                yield batch, self._check(method(list(batch)), len(batch), role, what)
+                continue
+            vectors = []
+            try:
+                for text in batch:
+                    vectors.append(method(text))
+            except BaseException:
+                if vectors:  # paid for
+                    kept = self._check(vectors, len(vectors), role, what)
+                    yield batch[: len(vectors)], kept
+                raise
+            yield batch, self._check(vectors, len(batch), role, what)
+
+    def _check(self, vectors, n, role, what):
+        """Return what the client gave for n texts as a matrix, if it is one."""
+        try:
+            matrix = np.asarray(vectors)
+        except ValueError:  # ragged lists
+            matrix = np.empty(0, dtype=object)
+        if matrix.ndim == 2 and matrix.dtype.kind in "fiu":
+            with np.errstate(over="ignore"):  # found below
+                matrix = matrix.astype(np.float32)
+        width = get_store(self._store_key(role)).width(self.cache_dir)
+        if not hasattr(vectors, "__len__"):
+            wrong = f"{type(vectors).__name__}, not vectors,"
+            mend = "a client must return a matrix, one vector a text"
+        elif len(vectors) != n:
+            wrong = f"{len(vectors)} vectors"
+            mend = "a client must return one vector a text, in their order"
+        elif matrix.ndim != 2 or matrix.dtype != np.float32 or not matrix.size:
+            wrong = "no matrix of numbers"
+            mend = "a client must return vectors of one width"
+        elif not np.isfinite(matrix).all():
+            row = np.flatnonzero(~np.isfinite(matrix).all(axis=1))[0]
+            wrong = f"NaN or infinity (in vector {row} of them)"
+            mend = "nothing can be ranked by such vectors: leave the text out"
+        elif width not in (None, matrix.shape[1]):
+            wrong = f"vectors of {matrix.shape[1]} dimensions, but {width} before"
+            mend = "another model needs another model_name, or clear()"
+        else:
+            return matrix
+        raise ValueError(
+            f"The client {_named(self.client)} returned {wrong} for the batch {what}, "
+            f"{n} in number; {mend}. Nothing of this batch is stored."
+        )
+
+    def __sklearn_clone__(self):
+        clone = type(self)(**self.get_params(deep=False))  # shares the client
+        if hasattr(self, "_named_client"):
+            clone._named_client = self._named_client
+        if hasattr(self, "_sklearn_output_config"):
+            clone._sklearn_output_config = dict(self._sklearn_output_config)
+        return clone
+
+    def __getstate__(self):
+        try:
+            # joblib's workers can be sent local functions and classes, pickle cannot
+            with suppress(pickle.PicklingError, AttributeError):
+                pickle.dumps(self.client)
+        except TypeError as error:
+            raise TypeError(
+                f"The client {_named(self.client)} of the APIEncoder cannot be pickled "
+                f"({error}): open its connection at first use instead of keeping it, "
+                "or stay in one process, n_jobs=1."
+            ) from error
+        state = dict(super().__getstate__())
+        if self.model_name is None:  # or workers would pay again for every task
+            state["_named_client"] = (self.client, self._client_name())
+        return state
+
+
+_client_names = {}  # of this process's clients: _Identity -> name
+
+
+class _Identity:
+    """Equal only for the same object, which it keeps alive."""
+
+    def __init__(self, thing):
+        self.thing = thing
+
+    def __eq__(self, other):
+        return isinstance(other, _Identity) and other.thing is self.thing
+
+    def __hash__(self):
+        return id(self.thing)
+
+
+def _named(client):
+    """How messages name a client; its own representation may hold credentials."""
+    return getattr(client, "__name__", None) or type(client).__name__

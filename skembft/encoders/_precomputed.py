@@ -1,0 +1,218 @@
+"""Vectors that exist already, looked up by id."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from sklearn.base import _fit_context
+
+from skembft._data.items import check_items, check_queries
+from skembft._data.vectors import check_vectors
+from skembft._utils.messages import shorten
+from skembft._utils.vectors import check_same_width
+from skembft.encoders._base import BaseEncoder
+
+
+class PrecomputedEncoder(BaseEncoder):
+    """Look vectors up by id: an index or an embedding API is adapted without texts.
+
+    Parameters
+    ----------
+    queries : dict of {id: vector} or tuple (ids, matrix), default=None
+        Vectors of the queries. Ids are str or int (``1`` and ``"1"`` differ); a text
+        may be its own id. None means the same as `documents`.
+    documents : dict of {id: vector} or tuple (ids, matrix), default=None
+        Vectors of the documents. None means the same as `queries`.
+
+    Raises
+    ------
+    ValueError
+        By `transform` and `transform_documents`: an unknown id, vectors of different
+        widths, NaN.
+
+    See Also
+    --------
+    SentenceEncoder : Vectors of texts, from a Sentence Transformers model.
+
+    Notes
+    -----
+    `clone` shares the vectors instead of copying them, so that a search costs no
+    memory. They travel inside a pickle.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembft import PrecomputedEncoder
+    >>> index = PrecomputedEncoder({"q1": [1, 0]}, (["d1", "d2"], np.eye(2)))
+    >>> index
+    PrecomputedEncoder(documents=<2 × 2>, queries=<1 × 2>)
+    >>> index.transform_documents(["d2"])
+    array([[0., 1.]], dtype=float32)
+    """
+
+    _item_kind = "id"
+    _parameter_constraints: dict = {
+        "queries": [Mapping, tuple, list, None],
+        "documents": [Mapping, tuple, list, None],
+    }
+
+    def __init__(self, queries=None, documents=None):
+        self.queries = queries
+        self.documents = documents
+
+    def get_params(self, deep=True):
+        """Return the vectors, in containers that are shown by their size only.
+
+        Parameters
+        ----------
+        deep : ignored
+
+        Returns
+        -------
+        params : dict
+        """
+        shown = {dict: _ShownDict, tuple: _ShownTuple, list: _ShownTuple}
+        params = {"queries": self.queries, "documents": self.documents}
+        return {k: shown.get(type(v), lambda v: v)(v) for k, v in params.items()}
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X=None, y=None):
+        """Check the vectors; there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : object
+        """
+        check_same_width(self._table("queries")[1], self._table("documents")[1])
+        return self
+
+    def transform(self, X):
+        """Return the vectors of queries.
+
+        Parameters
+        ----------
+        X : array-like of ids of shape (n,), or a table of (query, document, …) rows
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._look_up(check_queries(X, "id"), "queries")
+
+    def transform_documents(self, D):
+        """Return the vectors of documents.
+
+        Parameters
+        ----------
+        D : array-like of ids of shape (n,)
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._look_up(check_items(D, "D", "id"), "documents")
+
+    def _dimension(self):
+        return self._table("queries")[1].shape[1]
+
+    def _fingerprint(self):
+        return "precomputed"  # the vectors are in the pickle: nothing can have changed
+
+    def _table(self, name):
+        """Return (row of id, matrix) of "queries" or "documents", read once."""
+        given = getattr(self, name)
+        if given is None:
+            name = "documents" if name == "queries" else "queries"
+            given = getattr(self, name)
+        if given is None:
+            raise ValueError(
+                "PrecomputedEncoder has no vectors: pass queries={id: vector, …} or "
+                "queries=(ids, matrix)."
+            )
+        tables = self.__dict__.setdefault("_tables", {})
+        source, table = tables.get(name, (None, None))
+        if source is not given:
+            table = _read_vectors(given, name)
+            tables[name] = (given, table)
+        return table
+
+    def _look_up(self, ids, name):
+        rows, matrix = self._table(name)
+        try:
+            index = np.array([rows[i] for i in ids], dtype=np.int64)
+        except KeyError:
+            raise _no_vectors([i for i in ids if i not in rows], rows, name) from None
+        return np.asarray(np.take(matrix, index, axis=0), dtype=np.float32)
+
+    def __sklearn_clone__(self):
+        clone = type(self)(queries=self.queries, documents=self.documents)
+        if hasattr(self, "_sklearn_output_config"):
+            clone._sklearn_output_config = dict(self._sklearn_output_config)
+        return clone
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        state.pop("_tables", None)
+        return state
+
+
+class _ShownDict(dict):
+    """A dict that is shown by its size."""
+
+    def __repr__(self):
+        return f"<{len(self)} × {len(next(iter(self.values()), ()))}>"
+
+
+class _ShownTuple(tuple):
+    """(ids, matrix), shown by its size."""
+
+    __slots__ = ()
+
+    def __repr__(self):
+        return f"<{len(self[0])} × {np.shape(self[1])[-1]}>"
+
+
+def _no_vectors(missing, rows, name):
+    other = [i for i in missing if _other_type(i) in rows]
+    return ValueError(
+        f"{len(missing)} id(s) have no vector among the {name} of the "
+        f"PrecomputedEncoder, first {missing[0]!r}"
+        + (f" (but {_other_type(other[0])!r} has one)" if other else "")
+        + ". Add the vectors, or leave those rows out."
+    )
+
+
+def _other_type(item):
+    if isinstance(item, int):
+        return str(item)
+    return int(item) if item.isascii() and item.isdigit() else None
+
+
+def _read_vectors(given, name):
+    """Return ({id: row}, matrix) of a mapping or of (ids, matrix)."""
+    if isinstance(given, Mapping):
+        ids = check_items(list(given), name, "id")
+        widths = [np.size(vector) for vector in given.values()]
+        for item, width in zip(ids, widths, strict=True):
+            if width != widths[0]:
+                raise ValueError(
+                    f"{name}[{shorten(item)}] has {width} dimensions, but "
+                    f"{shorten(ids[0])} has {widths[0]}."
+                )
+        if not ids:
+            raise ValueError(f"{name} holds no vectors.")
+        matrix = np.stack([np.asarray(vector) for vector in given.values()])
+    else:
+        if len(given) != 2:
+            raise ValueError(f"{name} must be {{id: vector}} or (ids, matrix).")
+        ids, matrix = check_items(given[0], f"{name}[0]", "id"), given[1]
+    matrix = check_vectors(matrix, name)
+    rows = {item: row for row, item in enumerate(ids)}
+    if len(ids) != len(matrix):
+        raise ValueError(f"{name} has {len(ids)} ids, but {len(matrix)} vectors.")
+    if len(rows) != len(ids):
+        raise ValueError(f"{name} has repeated ids: {len(ids)}, {len(rows)} distinct.")
+    return rows, matrix

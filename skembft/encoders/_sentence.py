@@ -1,0 +1,226 @@
+"""A frozen text encoder that never encodes the same text twice."""
+
+import os
+from numbers import Integral
+
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
+
+from skembft._models.files import cannot_load, find_model
+from skembft._models.prompts import choose_prompt
+from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
+
+MODEL_CONSTRAINTS = {
+    "model_id": [str, os.PathLike],
+    "query_prompt": [str, None],
+    "document_prompt": [str, None],
+    "normalize": ["boolean"],
+    "precision": [StrOptions({"float32", "auto"})],
+    "max_seq_length": [Interval(Integral, 1, None, closed="left"), None],
+    "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
+    "trust_remote_code": ["boolean"],
+    "device": [str, None],
+}
+
+
+def check_model_id(model_id):
+    """Refuse a model instance with a message that says what to pass instead."""
+    if hasattr(model_id, "encode") and not isinstance(model_id, str):
+        raise InvalidParameterError(
+            f"model_id is a {type(model_id).__name__} instance, which every clone in a "
+            "search would copy. Save it first, model.save_pretrained('path'), and pass "
+            "model_id='path'."
+        )
+    if not str(model_id):  # Sentence Transformers would make a model without modules
+        raise InvalidParameterError(
+            "model_id is ''; pass the name of a model or a directory."
+        )
+
+
+class SentenceEncoder(StoredEncoder):
+    """Encode texts with a frozen Sentence Transformers model, each text once.
+
+    Every distinct text is encoded once per process: all encoders of the same model,
+    prompt and precision share a store in memory, whether they are clones in a grid
+    search, folds of a cross-validation or steps of different pipelines. With
+    `cache_dir` processes share it too: once the texts are in it, a worker of a search
+    loads no model. New texts are encoded in the order of their length in tokens, in
+    batches of about equal numbers of tokens, so that hardly any padding is computed.
+
+    Read more in the :doc:`guide on encoders </encoders>`.
+
+    Parameters
+    ----------
+    model_id : str, default="BAAI/bge-small-en"
+        Name of a model on the Hugging Face hub, or a local directory. A name means the
+        revision in the hub's local cache; it is downloaded where there is none.
+    query_prompt, document_prompt : str, default=None
+        Text put before every query or document. None means the model's own prompts,
+        "" none at all.
+    normalize : bool, default=True
+        Scale vectors to unit length.
+    precision : {"float32", "auto"}, default="float32"
+        "auto" computes in bfloat16 on a CPU or GPU that has it natively: two to three
+        times as fast, at a cosine of 0.9995 or more to float32. Results then vary with
+        the machine. A copy of the weights takes half as much memory again.
+    max_seq_length : int, default=None
+        Tokens after which a text is cut. None means the model's own limit.
+    truncate_dim : int, default=None
+        Keep the first so many dimensions (of a Matryoshka model).
+    trust_remote_code : bool, default=False
+        Allow models that bring their own code. It runs with your rights.
+    device : str, default=None
+        Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
+        is used; it is never stored.
+    backend : {"torch", "onnx", "openvino"}, default="torch"
+        What runs the model; the last two need their extras of Sentence Transformers.
+    cache_dir : str or PathLike, default=None
+        Directory where vectors are kept for all processes and for the next time; it is
+        made if it does not exist. Vectors that are there are mapped into memory.
+    max_store_bytes : int, default=1073741824
+        Size of the vectors kept in memory for one model, prompt and setting; the
+        oldest are dropped. 0 keeps none. Vectors in `cache_dir` do not count.
+
+    Raises
+    ------
+    OSError
+        A model that cannot be loaded, or a `cache_dir` that cannot be made. One that
+        is full or read-only, or a damaged file in it, is a UserWarning: the vectors are
+        computed, and kept in memory.
+
+    See Also
+    --------
+    APIEncoder : Texts encoded by an API or any other client.
+    PrecomputedEncoder : Vectors that exist already.
+    AdapterFinetuner : Train a small layer over a frozen encoder.
+
+    Examples
+    --------
+    >>> from skembft import SentenceEncoder
+    >>> encoder = SentenceEncoder("path/to/model", query_prompt="query: ")
+    >>> encoder
+    SentenceEncoder(model_id='path/to/model', query_prompt='query: ')
+    """
+
+    _parameter_constraints: dict = {
+        **MODEL_CONSTRAINTS,
+        "backend": [StrOptions({"torch", "onnx", "openvino"})],
+        **STORE_CONSTRAINTS,
+    }
+
+    def __init__(
+        self,
+        model_id="BAAI/bge-small-en",
+        *,
+        query_prompt=None,
+        document_prompt=None,
+        normalize=True,
+        precision="float32",
+        max_seq_length=None,
+        truncate_dim=None,
+        trust_remote_code=False,
+        device=None,
+        backend="torch",
+        cache_dir=None,
+        max_store_bytes=2**30,
+    ):
+        self.model_id = model_id
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
+        self.normalize = normalize
+        self.precision = precision
+        self.max_seq_length = max_seq_length
+        self.truncate_dim = truncate_dim
+        self.trust_remote_code = trust_remote_code
+        self.device = device
+        self.backend = backend
+        self.cache_dir = cache_dir
+        self.max_store_bytes = max_store_bytes
+
+    def _validate_params(self):
+        check_model_id(self.model_id)
+        super()._validate_params()
+
+    # None of the following loads the model, but for a hub name seen for the first time
+
+    def _fingerprint(self):
+        """Hash of the model's files and of the parameters that change its vectors."""
+        self._validate_params()
+        files = self._files()
+        prompts = [self._prompt(files, role) for role in ROLES]
+        settings = (prompts, self.normalize, self.max_seq_length, self.truncate_dim)
+        return f"{self._weights(files)} {settings}"
+
+    def _store_key(self, role):
+        files = self._files()
+        return (
+            self._weights(files),
+            self._prompt(files, role),
+            role if files.tells_roles_apart() else "",
+            self.normalize,
+            self._precision(),
+            self.max_seq_length,
+            self.truncate_dim,
+            self.backend,
+        )
+
+    def _files(self):
+        model_id = os.fspath(self.model_id)
+        files = find_model(model_id)
+        if files is None:
+            self._load()
+            files = find_model(model_id, loaded=True)
+        if files is None:
+            raise cannot_load(model_id, "its files are not in the cache of the hub.")
+        return files
+
+    def _weights(self, files):
+        return files.fingerprint(
+            backend=self.backend, trust_remote_code=self.trust_remote_code
+        )
+
+    def _prompt(self, files, role):
+        given = self.query_prompt if role == "query" else self.document_prompt
+        return choose_prompt(files.prompts(), given, role)
+
+    def _precision(self):
+        if self.precision == "float32":
+            return self.precision
+        from skembft._models.precision import resolve_precision
+
+        return resolve_precision(self.precision, self.device)
+
+    # These do
+
+    def _load(self):
+        from skembft._models.loading import ModelOptions, load_shared
+
+        return load_shared(ModelOptions.of(self))
+
+    def _find_dimension(self):
+        return self._load().model.get_embedding_dimension()
+
+    def _compute(self, texts, role):
+        from skembft._models import encoding
+
+        loaded = self._load()
+        with loaded.lock:  # tokenizers are not for several threads
+            for rows, vectors in encoding.encode_portions(
+                loaded.in_precision(self._precision()),
+                texts,
+                role=role,
+                prompt=self._prompt(self._files(), role),
+                normalize=self.normalize,
+                precision=self.precision,
+            ):
+                yield [texts[i] for i in rows], vectors
+
+
+def as_encoder(encoder):
+    """A `SentenceEncoder` of a model's name or directory; all else as it is."""
+    if isinstance(encoder, str | os.PathLike):
+        return SentenceEncoder(os.fspath(encoder))
+    return encoder

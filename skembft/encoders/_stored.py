@@ -1,0 +1,120 @@
+"""What encoders of texts share: each text is encoded once, and kept in the store."""
+
+import os
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval
+
+from skembft._data.items import check_items, check_queries
+from skembft.encoders._base import BaseEncoder
+from skembft.encoders._store import drop_store, get_store
+
+STORE_CONSTRAINTS = {
+    "cache_dir": [str, os.PathLike, None],
+    "max_store_bytes": [Interval(Integral, 0, None, closed="left")],
+}
+ROLES = ("query", "document")
+
+
+class StoredEncoder(BaseEncoder):
+    """Subclasses define three methods.
+
+    `_store_key(role)` is a tuple that determines the vectors of "query" or "document";
+    `_compute(texts, role)` yields (texts, vectors) in portions; `_find_dimension()` is
+    asked before any vector is known.
+    """
+
+    _item_kind = "text"
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X=None, y=None):
+        """Check the parameters; there is nothing to learn.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : object
+        """
+        return self
+
+    def transform(self, X):
+        """Encode queries.
+
+        Parameters
+        ----------
+        X : array-like of str of shape (n,), or a table of (query, document, …) rows
+            Of a table the queries are encoded.
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._encode(check_queries(X, "text"), "query")
+
+    def transform_documents(self, D):
+        """Encode documents.
+
+        Parameters
+        ----------
+        D : array-like of str of shape (n,)
+
+        Returns
+        -------
+        vectors : float32 ndarray of shape (n, d)
+        """
+        return self._encode(check_items(D, "D", "text"), "document")
+
+    def warm(self, texts):
+        """Encode texts as queries and documents into the store, ahead of use.
+
+        Where queries and documents have different vectors, both are made of every text.
+        To make only those that are needed, call `transform` with the queries and
+        `transform_documents` with the documents: they fill the store too.
+
+        Parameters
+        ----------
+        texts : array-like of str of shape (n,)
+
+        Returns
+        -------
+        self : object
+        """
+        texts = check_items(texts, "texts", "text")
+        for role in ROLES:
+            self._encode(texts, role)
+        return self
+
+    def clear(self):
+        """Forget the vectors of this encoder, in this process and in `cache_dir`.
+
+        Returns
+        -------
+        self : object
+        """
+        self._validate_params()
+        for role in ROLES:
+            drop_store(self._store_key(role), self.cache_dir)
+        return self
+
+    def _encode(self, texts, role):
+        self._validate_params()
+        if not texts:
+            return np.empty((0, self._dimension()), dtype=np.float32)
+        return get_store(self._store_key(role)).get(
+            texts,
+            lambda new: self._compute(new, role),
+            max_bytes=self.max_store_bytes,
+            cache_dir=self.cache_dir,
+        )
+
+    def _dimension(self):
+        for role in ROLES:
+            width = get_store(self._store_key(role)).width(self.cache_dir)
+            if width is not None:
+                return width
+        return self._find_dimension()

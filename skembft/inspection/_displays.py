@@ -1,0 +1,340 @@
+"""Pictures, in the style of scikit-learn's displays; matplotlib is imported to draw."""
+
+from operator import index
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._utils.messages import nearest
+from skembft.encoders._sentence import as_encoder
+from skembft.metrics import RetrievalScorer
+
+_GAIN, _LOSS = "#1b7f5c", "#c0392b"
+
+
+def new_axes(ax, **options):
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib: pip install 'skembft[plot]'."
+        ) from error
+    return plt.subplots(layout="constrained", **options)[1]
+
+
+class RetrievalCurveDisplay:
+    """A metric against the cut-off k, of one retriever or of two.
+
+    Parameters
+    ----------
+    ks : list of int
+    scores : dict of {name: list of float}
+        A value for every k.
+    metric : str
+        Without a cut-off: "recall".
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+    lines_ : list of matplotlib lines
+
+    Examples
+    --------
+    >>> from skembft import PrecomputedEncoder
+    >>> from skembft.inspection import RetrievalCurveDisplay
+    >>> index = PrecomputedEncoder({"q": [1, 0.9], "a": [1, 0], "b": [0, 1]})
+    >>> display = RetrievalCurveDisplay.from_estimator(
+    ...     index, ["q"], ["b"], corpus=["a"], ks=[1, 2]
+    ... )
+    >>> display.scores
+    {'PrecomputedEncoder': [0.0, 1.0]}
+    """
+
+    def __init__(self, ks, scores, *, metric):
+        self.ks, self.scores, self.metric = ks, scores, metric
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        corpus=None,
+        before=None,
+        metric="recall",
+        ks=(1, 2, 3, 5, 10, 20, 50, 100),
+        exclude_self=False,
+        ax=None,
+    ):
+        """Rank, score at every k, and draw.
+
+        Parameters
+        ----------
+        estimator : encoder, fitted finetuner, Pipeline or fitted search
+        X, y : same forms as in ``fit``
+        corpus : array-like of documents, default=None
+            More documents to retrieve from, besides those of `y`.
+        before : str, encoder or estimator, default=None
+            What to compare with, as a rule the untouched model; a str is the name or
+            directory of a model.
+        metric : str, default="recall"
+            Without a cut-off.
+        ks : sequence of int
+            Drawn in ascending order.
+        exclude_self : bool, default=False
+            As in :class:`skembft.metrics.RetrievalScorer`.
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : RetrievalCurveDisplay
+        """
+        if "@" in metric:
+            raise ValueError(
+                f"metric={metric!r} has a cut-off: pass "
+                f"metric={metric.partition('@')[0]!r}, and the cut-offs as ks."
+            )
+        ks = sorted({index(k) for k in ks})
+        if not ks:
+            raise ValueError("ks is empty: pass the cut-offs to draw.")
+        names = [f"{metric}@{k}" for k in ks]
+        scorer = RetrievalScorer(names, corpus=corpus, exclude_self=exclude_self)
+        compared = {type(estimator).__name__: estimator}
+        if before is not None:
+            compared = {"before": as_encoder(before), "after": estimator}
+        scores = {
+            label: list(scorer(retriever, X, y).values())
+            for label, retriever in compared.items()
+        }
+        return cls(ks, scores, metric=metric).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw a line a retriever.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : RetrievalCurveDisplay
+        """
+        self.ax_ = ax = new_axes(ax)
+        self.figure_ = ax.figure
+        self.lines_ = [
+            ax.plot(self.ks, values, marker="o", label=name)[0]
+            for name, values in self.scores.items()
+        ]
+        ax.set(xscale="log", xlabel="k", ylabel=f"{self.metric}@k")
+        ax.set_xticks(self.ks, [str(k) for k in self.ks])
+        ax.set_xticks([], minor=True)
+        ax.grid(alpha=0.3)
+        ax.legend()
+        return self
+
+
+class QueryGainDisplay:
+    """What a metric has gained for every query, the greatest gain first.
+
+    Parameters
+    ----------
+    gains : ndarray of shape (n_queries,)
+    metric : str
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+    """
+
+    def __init__(self, gains, *, metric):
+        self.gains, self.metric = np.asarray(gains), metric
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y=None,
+        *,
+        before,
+        corpus=None,
+        metric="ndcg@10",
+        exclude_self=False,
+        ax=None,
+    ):
+        """Rank with both, score every query, and draw.
+
+        Parameters
+        ----------
+        estimator : encoder, fitted finetuner, Pipeline or fitted search
+        X, y : same forms as in ``fit``
+        before : str, encoder or estimator
+            What to compare with; a str is the name or directory of a model.
+        corpus : array-like of documents, default=None
+            More documents to retrieve from, besides those of `y`.
+        metric : str, default="ndcg@10"
+        exclude_self : bool, default=False
+            As in :class:`skembft.metrics.RetrievalScorer`.
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : QueryGainDisplay
+        """
+        scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
+        before = as_encoder(before)
+        gains = scorer.per_query(estimator, X, y) - scorer.per_query(before, X, y)
+        return cls(gains[np.isfinite(gains)], metric=metric).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the sorted gains as an area, and say how many queries they are.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : QueryGainDisplay
+        """
+        self.ax_ = ax = new_axes(ax)
+        self.figure_ = ax.figure
+        gains = np.sort(self.gains)[::-1]
+        edges = np.arange(len(gains) + 1)
+        counts = {
+            "helped": (gains > 0, _GAIN),
+            "hurt": (gains < 0, _LOSS),
+        }
+        for name, (mask, color) in counts.items():
+            ax.stairs(
+                np.where(mask, gains, 0),
+                edges,
+                fill=True,
+                color=color,
+                label=f"{mask.sum()} {name}",
+            )
+        unchanged = np.count_nonzero(gains == 0)
+        ax.axhline(0, color="black", linewidth=0.8, label=f"{unchanged} unchanged")
+        mean = gains.mean()
+        ax.axhline(mean, color="black", linestyle="--", label=f"mean {mean:+.3f}")
+        ax.set(xlabel="queries, by gain", ylabel=f"gain in {self.metric}")
+        ax.set_xlim(0, len(gains))
+        ax.legend()
+        return self
+
+
+class TrainingHistoryDisplay:
+    """Training loss and validation metric of a fit, with the best step marked.
+
+    Parameters
+    ----------
+    history : list of dict
+        `history_` of a finetuner.
+    metric : str or None
+        The validation metric to draw; None where there was no validation.
+    best_step : int
+        The step whose weights were kept.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        The axes of the metric, or of the loss without validation.
+    loss_ax_ : matplotlib Axes or None
+        Its own axes for the loss, where both are drawn.
+    """
+
+    def __init__(self, history, *, metric=None, best_step=0):
+        if metric is not None and metric not in history[0]:
+            recorded = [name for name in history[0] if "@" in name]
+            raise ValueError(
+                f"history_ has no {metric!r}. "
+                + (
+                    nearest(metric, recorded)
+                    if recorded
+                    else "There was no validation."
+                )
+            )
+        self.history, self.metric, self.best_step = history, metric, best_step
+
+    @classmethod
+    def from_estimator(cls, estimator, *, metric=None, ax=None):
+        """Draw `history_` of a fitted finetuner.
+
+        Parameters
+        ----------
+        estimator : fitted finetuner
+        metric : str, default=None
+            None means the one that chose the best step.
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : TrainingHistoryDisplay
+        """
+        check_is_fitted(estimator)
+        return estimator.history_.plot(metric, ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw the loss, and the metric on axes of its own.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+
+        Returns
+        -------
+        display : TrainingHistoryDisplay
+        """
+        self.ax_ = ax = new_axes(ax)
+        self.figure_ = ax.figure
+        # CorpusFinetuner tries values of gamma instead of training for epochs
+        x = "gamma" if "gamma" in self.history[0] else "epoch"
+        has_loss = any(entry["loss"] is not None for entry in self.history)
+        both = has_loss and self.metric is not None
+        self.loss_ax_ = ax.twinx() if both else None
+        handles = []
+        if self.metric is not None:
+            handles += self._plot_metric(ax, x)
+        if has_loss:
+            trained = [entry for entry in self.history if entry["loss"] is not None]
+            where = self.loss_ax_ or ax
+            handles += where.plot(
+                [entry[x] for entry in trained],
+                [entry["loss"] for entry in trained],
+                color="C1",
+                linestyle="--",
+                label="training loss",
+            )
+            where.set_ylabel("training loss")
+        ax.set_xlabel(x)
+        # below: a legend would lie under the lines of the other axes
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+        ax.legend(handles=handles, ncols=2, **place)
+        return self
+
+    def _plot_metric(self, ax, x):
+        values = [entry[self.metric] for entry in self.history]
+        line = ax.plot(
+            [entry[x] for entry in self.history],
+            values,
+            marker="." if len(values) < 60 else None,
+            label=f"validation {self.metric}",
+        )
+        base = ax.axhline(values[0], color="C0", alpha=0.5, linestyle=":")
+        base.set_label("untouched model")
+        best = next(e for e in self.history if e["step"] == self.best_step)
+        star = ax.plot(
+            best[x],
+            best[self.metric],
+            marker="*",
+            markersize=14,
+            color=_GAIN,
+            linestyle="none",
+            zorder=3,
+            label=f"best: {best[self.metric]:.4f} at {x} {best[x]:.3g}",
+        )
+        ax.set_ylabel(self.metric)
+        return [*line, base, *star]

@@ -1,0 +1,46 @@
+"""What integrations share: optional packages, the layer of an adapter."""
+
+import importlib
+
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._adapter.estimator import AdapterFinetuner
+
+
+def import_optional(module, who, extra):
+    """Import a module of a package that is not installed with skembft."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{who} needs {module} ({error}): pip install 'skembft[{extra}]'."
+        ) from error
+
+
+def fitted(estimator):
+    """Return a fitted estimator, of a search the best one."""
+    estimator = getattr(estimator, "best_estimator_", estimator)
+    check_is_fitted(estimator)
+    return estimator
+
+
+def fitted_adapter(adapter):
+    """Return a fitted `AdapterFinetuner` whose layer is one of our own."""
+    adapter = fitted(adapter)
+    if not isinstance(adapter, AdapterFinetuner):
+        raise TypeError(
+            f"adapter must be a fitted AdapterFinetuner, got {type(adapter).__name__}."
+        )
+    layer = adapter._adapter_spec[0]
+    if not isinstance(layer, str) and any(adapter.weights_.values()):
+        raise ValueError(
+            f"The adapter is a {layer.__name__}, a module of your own, and only "
+            "'linear', 'low_rank' and 'mlp' can be exported: export the module itself, "
+            "whose state_dict is in weights_."
+        )
+    return adapter
+
+
+def activation_of(adapter):
+    """The activation of a fitted "mlp"."""
+    return adapter._adapter_spec[1].get("activation", "relu")

@@ -1,0 +1,141 @@
+"""Exact top-k retrieval in chunks; the only place where vectors are ranked."""
+
+import numpy as np
+
+from skembft._utils.vectors import check_finite, unit_rows
+
+# elements of the block of scores: memory is set by this, not by the data, and a block
+# that stays in the processor's cache is not written to memory at all
+_BLOCK = 2**23
+
+
+def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None):
+    """Return the `k` best documents of every query, best first.
+
+    Ties are broken by the order of documents.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries, d)
+    documents : ndarray of shape (n_documents, d)
+    k : int
+        Capped at the number of documents.
+    similarity : {"cosine", "dot"}
+    exclude : ndarray of shape (n_queries,) or None
+        Index of one document that each query must not retrieve.
+    hide : callable (scores, first_query, first_document) or None
+        Sets scores of a block (a tensor) that must not be retrieved to -inf, in place.
+
+    Returns
+    -------
+    indices : int64 ndarray of shape (n_queries, min(k, n_documents))
+        -1 where nothing is left to retrieve.
+    scores : float32 ndarray of the same shape
+    """
+    import torch
+
+    n_queries, n_documents = len(queries), len(documents)
+    k = min(k, n_documents)
+    to_tensor = _unit_tensor if similarity == "cosine" else _tensor
+    q = to_tensor(queries, 0, "query")
+    query_step = max(1, min(n_queries, 1024))
+    document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
+    block = torch.empty(query_step * min(document_step, n_documents))
+    best_score = torch.full((n_queries, k), -torch.inf)
+    best_index = torch.full((n_queries, k), -1)
+    for start in range(0, n_documents, document_step):
+        chunk = documents[start : start + document_step]
+        chunk = to_tensor(chunk, start, "document")
+        for first in range(0, n_queries, query_step):
+            rows = slice(first, first + query_step)
+            part = q[rows]
+            scores = block[: len(part) * len(chunk)].view(len(part), len(chunk))
+            torch.mm(part, chunk.T, out=scores)
+            if exclude is not None:
+                own = torch.from_numpy(exclude[rows] - start)
+                known = torch.nonzero((own >= 0) & (own < len(chunk)))[:, 0]
+                scores[known, own[known]] = -torch.inf
+            if hide is not None:
+                hide(scores, first, start)
+            if start == 0:
+                found = block_top_k(scores, k)
+            else:
+                found = _improve(best_score[rows], best_index[rows], scores, start)
+            best_score[rows], best_index[rows] = found
+    best_index[best_score == -torch.inf] = -1
+    return best_index.numpy(), best_score.numpy()
+
+
+def _improve(best_score, best_index, scores, start):
+    """The k best of those found so far and of a block of documents behind them."""
+    import torch
+
+    n_queries, k = best_score.shape
+    # of equal scores the earlier document stays: only what is better can enter, which
+    # is little after the first blocks
+    better = np.flatnonzero((scores > best_score[:, -1:]).numpy())
+    if len(better) > scores.numel() // 8:
+        found = block_top_k(scores, min(k, scores.shape[1]))
+        score = torch.cat([best_score, found[0]], dim=1)
+        index = torch.cat([best_index, found[1] + start], dim=1)
+    else:
+        row, document = np.divmod(better, scores.shape[1])
+        counts = np.bincount(row, minlength=n_queries)
+        place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        shape = (n_queries, k + counts.max(initial=0))
+        score, index = torch.full(shape, -torch.inf), torch.full(shape, -1)
+        score[:, :k], index[:, :k] = best_score, best_index
+        score.numpy()[row, k + place] = scores.numpy()[row, document]
+        index.numpy()[row, k + place] = document + start
+    # earlier documents stand first and the sort is stable: ties keep their order
+    score, order = torch.sort(score, dim=1, descending=True, stable=True)
+    return score[:, :k], index.gather(1, order[:, :k])
+
+
+def _unit_tensor(vectors, start, role):
+    """Return float32 vectors of unit length as a tensor, or name the first bad row."""
+    import torch
+
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    tensor = torch.from_numpy(vectors)
+    norms = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
+    # not finite, or so long or short that squares over- or underflow
+    if not ((norms > 1e-15) & (norms < 1e15)).all():
+        check_finite(vectors, f"The {role} vectors", start)
+        return torch.from_numpy(unit_rows(vectors))
+    if (norms - 1).abs().max() > 1e-6:  # most are unit vectors already
+        tensor = tensor / norms.masked_fill(norms == 0, 1)
+    return tensor
+
+
+def _tensor(vectors, start, role):
+    """Return float32 vectors as a tensor, or name the first bad row."""
+    import torch
+
+    check_finite(vectors, f"The {role} vectors", start)
+    return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+
+
+def block_top_k(scores, k):
+    """Top k of every row, best first, equal scores in order of their index."""
+    import torch
+
+    # topk takes any of several documents with the score of the k-th; one place more
+    # tells where there are more of them than places, and there the first are taken
+    values, index = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
+    threshold, index = values[:, k - 1 : k], index[:, :k]
+    crowded = (values[:, k:] == threshold).any(dim=1)
+    for row in torch.nonzero(crowded)[:, 0].tolist():
+        candidates = torch.nonzero(scores[row] >= threshold[row])[:, 0]
+        above = candidates[scores[row, candidates] > threshold[row]]
+        level = candidates[scores[row, candidates] == threshold[row]]
+        index[row] = torch.cat([above, level[: k - len(above)]])
+    values = scores.gather(1, index)
+    tied = torch.nonzero((values[:, 1:] >= values[:, :-1]).any(dim=1))[:, 0]
+    if len(tied):
+        index[tied] = torch.sort(index[tied], dim=1).values
+        values[tied], order = torch.sort(
+            scores[tied[:, None], index[tied]], dim=1, descending=True, stable=True
+        )
+        index[tied] = index[tied].gather(1, order)
+    return values, index

@@ -1,0 +1,108 @@
+"""The scorer for searches and cross-validation."""
+
+import numpy as np
+
+from skembft.metrics._measures import check_metrics
+from skembft.metrics._scoring import rank_estimator, unwrap
+
+
+class RetrievalScorer:
+    """Score retrieval with scikit-learn's ``scorer(estimator, X, y)`` interface.
+
+    One ranking serves any number of metrics. Works as `scoring` of `GridSearchCV`,
+    `cross_validate` and their like, with metadata routing on or off: the corpus is held
+    by the scorer, so that it is neither routed nor sliced.
+
+    Parameters
+    ----------
+    metrics : str or list of str, default="ndcg@10"
+        One name gives a float, a list gives a dict (for a search, name the metric that
+        chooses: ``GridSearchCV(..., refit="ndcg@10")``).
+    corpus : list of str or None, default=None
+        Documents to retrieve from besides those of ``y``. Without it the pool is what
+        the test fold happens to hold, and scores of different folds, test sizes and
+        searches are not comparable.
+    exclude_self : bool, default=False
+        Let no query retrieve the document that is the same text or id: for data whose
+        queries are documents of the corpus (BEIR's rule, as for ArguAna). Judgements
+        stay as they are. Vectors with class labels never retrieve themselves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skembft import PrecomputedEncoder
+    >>> from skembft.metrics import RetrievalScorer
+    >>> index = PrecomputedEncoder({"q": [1.0, 0.1], "a": [0.9, 0], "b": [0, 1.0]})
+    >>> RetrievalScorer("mrr@10", corpus=["a", "b"])(index, ["q"], ["b"])
+    0.5
+    >>> RetrievalScorer(["R@1", "R@2"], corpus=["a", "b"])(index, ["q"], ["b"])
+    {'R@1': 0.0, 'R@2': 1.0}
+    """
+
+    def __init__(self, metrics="ndcg@10", *, corpus=None, exclude_self=False):
+        check_metrics(metrics)
+        self.metrics = metrics
+        self.corpus = corpus
+        self.exclude_self = exclude_self
+
+    def __call__(self, estimator, X, y=None):
+        """Return the metric(s) of a fitted estimator on queries and their documents.
+
+        Parameters
+        ----------
+        estimator : finetuner, encoder, Pipeline that ends in one, or fitted search
+        X, y : data of any form
+            See the guide on data forms. Steps of a `Pipeline` transform X, not the
+            documents, as in ``Pipeline.score``.
+
+        Returns
+        -------
+        float or dict of {str: float}
+        """
+        _, ranking = self._rank(estimator, X, y)
+        means = {name: float(v.mean()) for name, v in ranking.values.items()}
+        return means[self.metrics] if isinstance(self.metrics, str) else means
+
+    def per_query(self, estimator, X, y=None):
+        """Return the metric(s) of every distinct query.
+
+        Parameters
+        ----------
+        estimator, X, y
+            As in a call.
+
+        Returns
+        -------
+        ndarray of shape (n_queries,), or dict of {str: ndarray}
+            In order of the queries' first appearance in X; NaN for those without a
+            relevant document, which a score leaves out.
+        """
+        data, ranking = self._rank(estimator, X, y)
+        values = {}
+        for name, found in ranking.values.items():
+            values[name] = np.full(data.n_queries, np.nan)
+            values[name][ranking.queries] = found
+        return values[self.metrics] if isinstance(self.metrics, str) else values
+
+    def _rank(self, estimator, X, y):
+        estimator, X = unwrap(estimator, X)
+        return rank_estimator(
+            estimator,
+            X,
+            y,
+            check_metrics(self.metrics),
+            corpus=self.corpus,
+            exclude_self=self.exclude_self,
+        )
+
+    @property
+    def __name__(self):  # asked for by scikit-learn's displays
+        return str(self.metrics)
+
+    def __repr__(self):
+        corpus = ""
+        if self.corpus is not None:
+            size = len(self.corpus) if hasattr(self.corpus, "__len__") else "?"
+            corpus = f", corpus=<{size} documents>"
+        exclude = ", exclude_self=True" if self.exclude_self else ""
+        return f"{type(self).__name__}({self.metrics!r}{corpus}{exclude})"

@@ -1,0 +1,193 @@
+"""From vectors and judgements to metrics; used by ``score``, scorers and validation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from skembft._data.judgements import check_retrieval_data
+from skembft._data.vectors import check_vector_data
+from skembft._utils.vectors import check_same_width
+from skembft.metrics._measures import query_values
+from skembft.metrics._ranking import top_k
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is retrieved for queries, and the metrics of every one.
+
+    Attributes
+    ----------
+    queries : ndarray of shape (n,)
+        Indices of the queries that have a relevant document (and a weight above 0).
+    indices : ndarray of shape (n, depth)
+        The documents that each retrieves, best first; -1 where nothing is left.
+    values : dict of {name: ndarray of shape (n,)}
+    """
+
+    queries: np.ndarray
+    indices: np.ndarray
+    values: dict
+
+
+def rank(
+    queries,
+    documents,
+    relevance,
+    metrics,
+    *,
+    similarity="cosine",
+    weights=None,
+    exclude=None,
+    depth=0,
+):
+    """Rank documents for the queries that have a relevant one.
+
+    Parameters
+    ----------
+    queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
+    relevance : JudgedRelevance or LabelRelevance
+    metrics : dict of {name: (function, k)}
+    similarity : {"cosine", "dot"}
+    weights : ndarray of shape (n_queries,) or None
+    exclude : ndarray of shape (n_queries,) or None
+        Index of a document that each query must not retrieve, -1 for none.
+    depth : int
+        Documents to retrieve at least; the metrics may ask for more.
+
+    Returns
+    -------
+    Ranking
+    """
+    check_same_width(queries, documents)
+    kept = np.flatnonzero(relevance.n_relevant > 0)
+    if weights is not None:
+        kept = kept[weights[kept] > 0]
+    if not len(kept):
+        raise ValueError(
+            "No query has a relevant document (and a weight above 0): there is nothing "
+            "to score. Check the grades or labels in y."
+        )
+    depth = min(max(depth, *(k for _, k in metrics.values())), len(documents))
+    if exclude is None:
+        exclude = relevance.self_index
+    indices, _ = top_k(
+        queries[kept],
+        documents,
+        depth,
+        similarity=similarity,
+        exclude=None if exclude is None else exclude[kept],
+    )
+    values = query_values(
+        metrics,
+        relevance.grades(kept, indices),
+        relevance.ideal(depth)[kept],
+        relevance.n_relevant[kept],
+    )
+    return Ranking(kept, indices, values)
+
+
+def score_vectors(queries, documents, relevance, metrics, *, weights=None, **ranking):
+    """Mean metrics over the queries that have a relevant document; see `rank`.
+
+    Returns
+    -------
+    dict of {name: float}
+    """
+    ranked = rank(queries, documents, relevance, metrics, weights=weights, **ranking)
+    if weights is not None:
+        weights = weights[ranked.queries]
+    return {
+        name: float(np.average(value, weights=weights))
+        for name, value in ranked.values.items()
+    }
+
+
+def item_kind(estimator):
+    """What an encoder or finetuner takes for a query: "text", "id" or "vector"."""
+    return getattr(estimator, "_item_kind", "text")
+
+
+def read_data(estimator, X, y, corpus=None, name=None, suffix=""):
+    """Validate X, y and corpus as an encoder or finetuner understands them."""
+    kind = item_kind(estimator)
+    if kind == "vector":
+        return check_vector_data(X, y, corpus, suffix)
+    name = name or type(estimator).__name__
+    return check_retrieval_data(
+        X, y, kind=kind, corpus=corpus, name=name, suffix=suffix
+    )
+
+
+def encode_data(estimator, X, y, corpus=None):
+    """Read data and encode them with a fitted estimator.
+
+    Returns
+    -------
+    data : RetrievalData
+    queries, documents : ndarray of shape (n, d)
+    similarity : {"cosine", "dot"}
+    """
+    if hasattr(estimator, "_read"):  # a finetuner, which checks vectors itself
+        check_is_fitted(estimator)
+        data = estimator._read(X, y, corpus)
+        queries = estimator._query_vectors(data.queries)
+    else:
+        # of an unfitted search only the class has the method; it then says so itself
+        if not any(hasattr(o, "transform") for o in (estimator, type(estimator))):
+            raise TypeError(
+                f"{type(estimator).__name__} makes no vectors: pass an encoder, a "
+                "finetuner, a Pipeline that ends in one or a search over these."
+            )
+        data = read_data(estimator, X, y, corpus)
+        queries = np.asarray(estimator.transform(data.queries))
+    documents = np.asarray(estimator.transform_documents(data.documents))
+    return data, queries, documents, getattr(estimator, "_similarity", "cosine")
+
+
+def unwrap(estimator, X):
+    """Follow fitted searches and pipelines down to what makes the vectors."""
+    while True:
+        if hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif hasattr(estimator, "cv_results_"):
+            raise ValueError(
+                f"This {type(estimator).__name__} was fitted with refit=False and has "
+                "no fitted estimator: pass refit=True or the name of a metric."
+            )
+        elif hasattr(estimator, "steps"):
+            for _, step in estimator.steps[:-1]:
+                if step is not None and step != "passthrough":
+                    X = step.transform(X)
+            estimator = estimator.steps[-1][1]
+        else:
+            return estimator, X
+
+
+def rank_estimator(
+    estimator, X, y, metrics, *, corpus=None, exclude_self=False, depth=0
+):
+    """Encode and rank once; return the data and their `Ranking`."""
+    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    return data, rank(
+        queries,
+        documents,
+        data.relevance,
+        metrics,
+        similarity=similarity,
+        exclude=data.own_documents() if exclude_self else None,
+        depth=depth,
+    )
+
+
+def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
+    """Encode, rank once and return {name: value} for a fitted estimator."""
+    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    return score_vectors(
+        queries,
+        documents,
+        data.relevance,
+        metrics,
+        similarity=similarity,
+        weights=data.query_weights(sample_weight),
+    )

@@ -1,0 +1,99 @@
+"""Hard negatives from a frozen index. Imports torch when used."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from skembft._data.relevance import LabelRelevance
+from skembft._utils.vectors import unit_rows
+from skembft.metrics._ranking import top_k
+
+N_NEGATIVES = 5
+RELATIVE_MARGIN = 0.05
+
+
+def mine(queries, documents, hide_positives, best_positive, k, relative_margin):
+    """The k documents most similar to every query that look like negatives.
+
+    Parameters
+    ----------
+    queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
+    hide_positives : callable (scores, rows, first_document)
+        Sets scores of documents that are not negatives to -inf, in place.
+    best_positive : ndarray of shape (n_queries,)
+        Cosine of every query to its best relevant document, or infinity.
+    k : int
+    relative_margin : float
+        Candidates above (1 − relative_margin) times the best positive are left out.
+
+    Returns
+    -------
+    indices : int64 ndarray of shape (n_queries, min(k, n_documents))
+        -1 where there are no more.
+    scores : float32 ndarray of the same shape
+    """
+    import torch
+
+    ceiling = np.array(best_positive, dtype=np.float32)  # infinite without one
+    known = np.isfinite(ceiling)
+    ceiling[known] -= relative_margin * np.abs(ceiling[known])
+    ceiling = torch.from_numpy(ceiling)[:, None]
+
+    def hide(scores, first_query, first_document):
+        rows = np.arange(first_query, first_query + len(scores))
+        hide_positives(scores, rows, first_document)
+        scores[scores > ceiling[rows]] = -torch.inf
+
+    return top_k(queries, documents, k, hide=hide)
+
+
+def best_positive(queries, documents, relevance):
+    """Cosine of every query to its best relevant document; infinity without one."""
+    if isinstance(relevance, LabelRelevance):
+        return _best_of_class(queries, documents, relevance)
+    query, document = relevance.positive_coordinates()
+    best = np.full(len(queries), -np.inf)
+    for start in range(0, len(query), 16384):
+        q, d = query[start : start + 16384], document[start : start + 16384]
+        cosines = (unit_rows(queries[q]) * unit_rows(documents[d])).sum(axis=1)
+        np.maximum.at(best, q, cosines)
+    best[best == -np.inf] = np.inf
+    return best
+
+
+def _best_of_class(queries, documents, relevance):
+    import torch
+
+    def hide(scores, first_query, first_document):
+        rows = np.arange(first_query, first_query + len(scores))
+        columns = slice(first_document, first_document + scores.shape[1])
+        scores[~torch.from_numpy(relevance.same_class(rows, columns))] = -torch.inf
+
+    own = relevance.self_index
+    best = top_k(queries, documents, 1, exclude=own, hide=hide)[1][:, 0]
+    return np.where(best == -np.inf, np.inf, best)
+
+
+def with_mined_negatives(encoded):
+    """Judge mined documents of the training pool as negatives of their queries."""
+    data, relevance = encoded.data, encoded.data.relevance
+    outside = np.ones(len(data.documents), dtype=bool)
+    outside[data.pool] = False
+
+    def hide(scores, rows, first_document):
+        relevance.hide_positives(scores, rows, first_document)
+        columns = outside[first_document : first_document + scores.shape[1]]
+        scores[:, columns] = -np.inf
+
+    indices, _ = mine(
+        encoded.queries,
+        encoded.documents,
+        hide,
+        best_positive(encoded.queries, encoded.documents, relevance),
+        N_NEGATIVES,
+        RELATIVE_MARGIN,
+    )
+    query, place = np.nonzero(indices >= 0)
+    judged = relevance.with_negatives(query, indices[query, place])
+    data = replace(data, relevance=judged, n_negatives=max(data.n_negatives, 1))
+    return replace(encoded, data=data)

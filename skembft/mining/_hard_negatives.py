@@ -1,0 +1,167 @@
+"""Hard negatives: documents that a model confuses with the relevant ones."""
+
+from numbers import Integral, Real
+
+import numpy as np
+
+from skembft._data.items import check_items
+from skembft._utils.messages import shorten
+from skembft.encoders._sentence import as_encoder
+from skembft.metrics._scoring import item_kind, read_data
+from skembft.mining._candidates import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
+
+_CHUNK = 50_000  # documents of a corpus that are encoded and compared at a time
+
+
+def mine_hard_negatives(
+    encoder,
+    X,
+    y=None,
+    *,
+    corpus=None,
+    n_negatives=N_NEGATIVES,
+    relative_margin=RELATIVE_MARGIN,
+):
+    """Find the documents most similar to every query that do not answer it.
+
+    Documents known to be relevant to a query are never its negatives. Neither are
+    those that score above 95 % of its best relevant document: they are probably
+    relevant and only not judged so (NV-Retriever's positive-aware mining).
+
+    Parameters
+    ----------
+    encoder : str, encoder or fitted finetuner
+        Whose index is searched; a str means ``SentenceEncoder(encoder)``.
+    X, y : same forms as in ``fit``
+        Queries and their relevant documents; see the guide on data forms.
+    corpus : array-like of documents, or iterator of lists of documents, default=None
+        Where to look, besides the documents of `y`. An iterator is read once, a list at
+        a time, so that a corpus larger than memory can be mined.
+    n_negatives : int, default=5
+        The most negatives a query gets.
+    relative_margin : float, default=0.05
+        Candidates that score above ``(1 - relative_margin)`` times the best relevant
+        document are left out. 0 leaves out only those above it.
+
+    Returns
+    -------
+    y_mined : list of dict
+        For every row of `X` ``{document: grade}`` with the relevant documents of `y`,
+        those judged 0 there, and the mined negatives with grade 0, hardest first. Pass
+        it to ``fit`` as `y` (of a table, with its queries as X).
+
+    Raises
+    ------
+    ValueError, TypeError
+        Bad data, as in ``fit``.
+
+    References
+    ----------
+    G. Moreira et al., "NV-Retriever: Improving text embedding models with effective
+    hard-negative mining", 2024, arXiv:2407.15831.
+
+    Examples
+    --------
+    >>> from skembft import PrecomputedEncoder
+    >>> from skembft.mining import mine_hard_negatives
+    >>> vectors = {"q": [1, 0.0], "a": [0.9, 0.1], "b": [0.6, 0.6], "c": [0, 1.0]}
+    >>> index = PrecomputedEncoder(vectors)
+    >>> mine_hard_negatives(index, ["q"], ["a"], corpus=["a", "b", "c"], n_negatives=1)
+    [{'a': 1.0, 'b': 0.0}]
+    """
+    _check(n_negatives, relative_margin)
+    encoder = as_encoder(encoder)
+    kind = item_kind(encoder)
+    if kind == "vector":
+        raise ValueError(
+            "mine_hard_negatives needs texts or ids, and this encoder takes vectors: "
+            "use AdapterFinetuner(encoder=None, negatives='hard') instead."
+        )
+    if corpus is not None and not hasattr(corpus, "__next__"):
+        corpus = check_items(corpus, "corpus", kind)  # before anything is encoded
+    if getattr(encoder, "_similarity", "cosine") == "dot":
+        raise ValueError(
+            "mine_hard_negatives compares cosines, and this encoder ranks by dot "
+            "product (nudge_m): mine with the encoder that it was fitted over."
+        )
+    data = read_data(encoder, X, y)
+    queries = np.asarray(encoder.transform(data.queries))
+    known = {document: i for i, document in enumerate(data.documents)}
+    found = _Best(len(queries), n_negatives)
+    ceiling = None
+    for documents in _portions(data.documents, corpus, known, kind):
+        vectors = np.asarray(encoder.transform_documents(documents))
+        if ceiling is None:  # the first portion holds the relevant documents
+            ceiling = best_positive(queries, vectors, data.relevance)
+            hide = data.relevance.hide_positives
+        else:
+            hide = _hide_nothing
+        indices, scores = mine(
+            queries, vectors, hide, ceiling, n_negatives, relative_margin
+        )
+        found.add(documents, indices, scores)
+    return _graded(data, found)
+
+
+def _check(n_negatives, relative_margin):
+    if not isinstance(n_negatives, Integral) or n_negatives < 1:
+        raise ValueError(
+            f"n_negatives must be a positive whole number, got {n_negatives!r}."
+        )
+    if not isinstance(relative_margin, Real) or not 0 <= relative_margin < 1:
+        raise ValueError(
+            f"relative_margin must be in [0, 1), got {shorten(relative_margin)}."
+        )
+
+
+def _hide_nothing(scores, rows, first_document):
+    """Documents that y does not name are all candidates."""
+
+
+def _portions(documents, corpus, known, kind):
+    """Yield lists of distinct documents: those of y, then those only in the corpus."""
+    yield documents
+    if corpus is None:
+        return
+    is_iterator = hasattr(corpus, "__next__")
+    for i, part in enumerate(corpus if is_iterator else [corpus]):
+        name = f"corpus, list {i}" if is_iterator else "corpus"
+        items = dict.fromkeys(check_items(part, name, kind))
+        items = [item for item in items if item not in known]
+        for start in range(0, len(items), _CHUNK):
+            yield items[start : start + _CHUNK]
+
+
+class _Best:
+    """The best documents of every query over several portions."""
+
+    def __init__(self, n_queries, k):
+        self.k = k
+        self.best = [{} for _ in range(n_queries)]  # {document: score}, best first
+
+    def add(self, documents, indices, scores):
+        for best, index, score in zip(self.best, indices, scores, strict=True):
+            here = index >= 0
+            names = [documents[i] for i in index[here]]
+            found = dict(zip(names, score[here], strict=True))
+            merged = {**best, **found}  # a document may occur in several lists
+            kept = sorted(merged, key=lambda d: -merged[d])[: self.k]
+            best.clear()
+            best.update((document, merged[document]) for document in kept)
+
+
+def _graded(data, found):
+    relevance = data.relevance
+    out = []
+    for query in data.row_query:
+        graded = {}
+        for judged in (relevance.positive, relevance.negative):
+            start, stop = judged.indptr[query : query + 2]
+            columns, grades = judged.indices[start:stop], judged.data[start:stop]
+            if judged is relevance.negative:
+                grades = np.zeros(len(columns))
+            for column, grade in zip(columns, grades, strict=True):
+                graded[data.documents[column]] = float(grade)
+        mined = [d for d in found.best[query] if d not in graded]
+        out.append({**graded, **dict.fromkeys(mined, 0.0)})
+    return out
