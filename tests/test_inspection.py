@@ -32,7 +32,11 @@ from skembft.inspection import (
     TrainingHistoryDisplay,
     compare_retrieval,
 )
-from skembft.inspection._statistics import _row, bootstrap_interval, randomisation_test
+from skembft.inspection._statistics import (
+    bootstrap_interval,
+    compare_values,
+    randomisation_test,
+)
 from skembft.metrics import RetrievalScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
@@ -69,7 +73,7 @@ def problem():
 def test_equal_gains_are_equal_in_spite_of_rounding():
     before, after = np.array([1, 2] * 5) / 3, np.array([2, 3] * 5) / 3
     assert np.ptp(after - before) > 0  # in floating point
-    row = _row("recall@3", before, after, 0.95, np.random.RandomState(0))
+    row = compare_values("recall@3", before, after, 0.95, np.random.RandomState(0))
     np.testing.assert_allclose([row["low"], row["high"]], 1 / 3)
 
 

@@ -1,6 +1,5 @@
 """Two retrievers on the same queries: how much better one is, how sure, and where."""
 
-import html
 from dataclasses import dataclass
 from numbers import Integral, Real
 
@@ -8,9 +7,10 @@ import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skembft._utils.messages import nearest, shorten
+from skembft._utils.messages import nearest
 from skembft.encoders._sentence import as_encoder
-from skembft.inspection._statistics import _row
+from skembft.inspection._shown import as_html, as_text
+from skembft.inspection._statistics import compare_values
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._scoring import rank_estimator, unwrap
 
@@ -183,7 +183,9 @@ class RetrievalComparison:
         self.before, self.after = before.values, after.values
         self.confidence_level = confidence_level
         self.rows = [
-            _row(name, self.before[name], self.after[name], confidence_level, rng)
+            compare_values(
+                name, self.before[name], self.after[name], confidence_level, rng
+            )
             for name in self.before
         ]
 
@@ -284,84 +286,8 @@ class RetrievalComparison:
             for i, grade in zip(indices, grades, strict=True)
         ]
 
-    # ---- to read
-
-    def _heading(self):
-        return f"{len(self.queries)} queries, {self.n_documents} documents"
-
-    def _columns(self):
-        interval = f"{100 * self.confidence_level:g} % interval"
-        return ["metric", "before", "after", "difference", interval, "p"] + [
-            "helped",
-            "hurt",
-        ]
-
-    def _cells(self):
-        return [
-            [
-                row["metric"],
-                f"{row['before']:.4f}",
-                f"{row['after']:.4f}",
-                f"{row['difference']:+.4f}",
-                f"{row['low']:+.4f} … {row['high']:+.4f}",
-                f"{row['p_value']:.4f}",
-                str(row["helped"]),
-                str(row["hurt"]),
-            ]
-            for row in self.rows
-        ]
-
     def __repr__(self):
-        table = [self._columns(), *self._cells()]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if place == 0 else cell.rjust(width)
-                for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in table
-        ]
-        return "\n".join([f"RetrievalComparison: {self._heading()}", *lines])
+        return as_text(self)
 
     def _repr_html_(self):
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self._columns())
-        body = "".join(
-            f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-            for row in self._cells()
-        )
-        changes = "".join(
-            f"<details><summary>{title} by {html.escape(self._find(None))}</summary>"
-            f"{''.join(map(_change_html, changes)) or '<p>none</p>'}</details>"
-            for title, changes in (
-                ("Queries that gained most", self.best()),
-                ("Queries that lost most", self.worst()),
-            )
-        )
-        return (
-            f"<div><p>{html.escape(self._heading())}</p><table><thead><tr>{head}</tr>"
-            f"</thead><tbody>{body}</tbody></table>{changes}</div>"
-        )
-
-
-def _change_html(change):
-    def documents(found):
-        items = "".join(
-            f"<li>{'<b>' if grade > 0 else ''}{_text(document)}"
-            f"{'</b> (relevant)' if grade > 0 else ''}</li>"
-            for document, grade in found[:5]
-        )
-        return f"<td style='vertical-align:top;text-align:left'><ol>{items}</ol></td>"
-
-    return (
-        f"<p>{_text(change.query)}<br>{change.before:.4f} → {change.after:.4f}; "
-        f"relevant: {'; '.join(map(_text, change.relevant[:3]))}</p>"
-        "<table><thead><tr><th>retrieved before</th><th>after</th></tr></thead><tbody>"
-        f"<tr>{documents(change.documents_before)}{documents(change.documents_after)}"
-        "</tr></tbody></table>"
-    )
-
-
-def _text(item, width=120):
-    text = item if isinstance(item, str) else shorten(item, width)
-    text = " ".join(text.split())
-    return html.escape(text if len(text) <= width else text[: width - 1] + "…")
+        return as_html(self)

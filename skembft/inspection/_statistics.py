@@ -8,7 +8,7 @@ _N_RESAMPLES = 9999  # of the bootstrap and of the test
 _MANY = 5000  # queries from which on BCa and percentile intervals are alike
 
 
-def _row(name, before, after, confidence_level, rng):
+def compare_values(name, before, after, confidence_level, rng):
     difference = after - before
     low, high = bootstrap_interval(difference, confidence_level, rng)
     return {

@@ -1,0 +1,22 @@
+"""Types that signatures share."""
+
+import os
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+# what a user passes: any form of the guide on data forms, checked when it is read
+Data: TypeAlias = Any
+Item: TypeAlias = str | int  # a text or an id
+Role: TypeAlias = Literal["query", "document"]
+ItemKind: TypeAlias = Literal["text", "id", "vector"]
+Path: TypeAlias = str | os.PathLike[str]
+RandomState: TypeAlias = int | np.random.RandomState | None
+Vectors: TypeAlias = NDArray[np.floating]  # (n, d)
+Floats: TypeAlias = NDArray[np.floating]
+Ints: TypeAlias = NDArray[np.integer]
+Bools: TypeAlias = NDArray[np.bool_]
+# of a name: the function of ranked grades, and its cut-off
+Metrics: TypeAlias = dict[str, tuple[Callable[..., Floats], int]]

@@ -1,0 +1,92 @@
+"""A comparison to read: as text, and as HTML in a notebook."""
+
+import html
+
+from skembft._utils.messages import shorten
+
+
+def as_text(comparison):
+    """The table of a `RetrievalComparison`."""
+    table = [_columns(comparison), *_cells(comparison)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in table
+    ]
+    return "\n".join([f"RetrievalComparison: {_heading(comparison)}", *lines])
+
+
+def as_html(comparison):
+    """The same with the queries that gained and lost most."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in _columns(comparison))
+    body = "".join(
+        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
+        for row in _cells(comparison)
+    )
+    metric = html.escape(comparison.rows[0]["metric"])
+    changes = "".join(
+        f"<details><summary>{title} by {metric}</summary>"
+        f"{''.join(map(_change, changes)) or '<p>none</p>'}</details>"
+        for title, changes in (
+            ("Queries that gained most", comparison.best()),
+            ("Queries that lost most", comparison.worst()),
+        )
+    )
+    return (
+        f"<div><p>{html.escape(_heading(comparison))}</p><table><thead><tr>{head}</tr>"
+        f"</thead><tbody>{body}</tbody></table>{changes}</div>"
+    )
+
+
+def _heading(comparison):
+    return f"{len(comparison.queries)} queries, {comparison.n_documents} documents"
+
+
+def _columns(comparison):
+    interval = f"{100 * comparison.confidence_level:g} % interval"
+    return ["metric", "before", "after", "difference", interval, "p", "helped", "hurt"]
+
+
+def _cells(comparison):
+    return [
+        [
+            row["metric"],
+            f"{row['before']:.4f}",
+            f"{row['after']:.4f}",
+            f"{row['difference']:+.4f}",
+            f"{row['low']:+.4f} … {row['high']:+.4f}",
+            f"{row['p_value']:.4f}",
+            str(row["helped"]),
+            str(row["hurt"]),
+        ]
+        for row in comparison.rows
+    ]
+
+
+def _change(change):
+    """What changed for one query."""
+
+    def documents(found):
+        items = "".join(
+            f"<li>{'<b>' if grade > 0 else ''}{_text(document)}"
+            f"{'</b> (relevant)' if grade > 0 else ''}</li>"
+            for document, grade in found[:5]
+        )
+        return f"<td style='vertical-align:top;text-align:left'><ol>{items}</ol></td>"
+
+    return (
+        f"<p>{_text(change.query)}<br>{change.before:.4f} → {change.after:.4f}; "
+        f"relevant: {'; '.join(map(_text, change.relevant[:3]))}</p>"
+        "<table><thead><tr><th>retrieved before</th><th>after</th></tr></thead><tbody>"
+        f"<tr>{documents(change.documents_before)}{documents(change.documents_after)}"
+        "</tr></tbody></table>"
+    )
+
+
+def _text(item, width=120):
+    text = item if isinstance(item, str) else shorten(item, width)
+    text = " ".join(text.split())
+    return html.escape(text if len(text) <= width else text[: width - 1] + "…")
