@@ -23,6 +23,7 @@ TORCH_FOLDERS = {"_adapter", "_embedding", "_models"}
 WITHOUT_TORCH = {
     *("_adapter/estimator", "_adapter/params", "_adapter/saved"),
     *("_embedding/estimator", "_embedding/checkpoints"),
+    *("_embedding/identity", "_embedding/output"),
     *("_models/files", "_models/lora", "_models/prompts"),
 }
 HEAVY = {"accelerate", "peft", "sentence_transformers", "torch", "transformers"}

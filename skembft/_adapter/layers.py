@@ -28,7 +28,7 @@ class Linear(nn.Module):
         return start + F.linear(x, self.delta, self.bias)
 
     def weights(self):
-        """The arrays that `apply_weights` needs, without torch."""
+        """The arrays that `apply_weights` needs."""
         start = torch.eye(len(self.delta)) if self.start is None else self.start
         out = {"weight": (start + self.delta.detach()).numpy()}
         if self.bias is not None:
@@ -95,7 +95,7 @@ class ResidualMLP(nn.Module):
         return x + F.linear(hidden, self.weight_2, self.bias_2)
 
     def weights(self):
-        """The arrays that `apply_weights` needs, without torch."""
+        """The arrays that `apply_weights` needs."""
         return {k: v.detach().numpy().copy() for k, v in self.named_parameters()}
 
     def load(self, weights):

@@ -1,7 +1,6 @@
-"""Arguments of adapters, and adapters as plain arrays; nothing here imports torch."""
+"""Arguments of adapters, and fitted adapters, which are plain arrays."""
 
 import inspect
-import sys
 from numbers import Integral, Real
 
 import numpy as np
@@ -77,7 +76,7 @@ def _check_module(cls, params):
 
 
 def apply_weights(weights, vectors, activation="relu"):
-    """Adapt vectors (n, d) by a layer, giving float32 unit vectors; no torch needed.
+    """Adapt vectors (n, d) by a layer, giving float32 unit vectors.
 
     Without weights the vectors are only scaled to unit length.
     """
@@ -98,14 +97,13 @@ def apply_weights(weights, vectors, activation="relu"):
 
 
 def _multiply(vectors, weight):
-    """``vectors @ weight.T``, by torch where that is there anyway.
+    """``vectors @ weight.T`` by torch.
 
     Threads of numpy's matmul wait for more by spinning, and slow down what torch
     computes next: the fits of a search by a third.
     """
-    torch = sys.modules.get("torch")
-    if not hasattr(torch, "mm"):
-        return vectors @ weight.T
+    import torch
+
     vectors, weight = (  # of a memory map it warns
         torch.from_numpy(np.require(array, np.float32, "W"))
         for array in (vectors, weight)

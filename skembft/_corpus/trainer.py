@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from skembft._corpus.nudge import find_moves, score_gammas
+from skembft._corpus.gammas import score_gammas
+from skembft._corpus.nudge import find_moves
 from skembft._data.encoded import EncodedData
 from skembft._finetuner.trainer import Trainer
 from skembft._utils.vectors import unit_rows

@@ -4,7 +4,6 @@ import os
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -13,14 +12,7 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
-from skembft._embedding.checkpoints import (
-    Run,
-    check_output_path,
-    identity_of,
-    in_fold,
-    in_search,
-    write_model,
-)
+from skembft._embedding.output import check_output, write_model
 from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._finetuner.history import History
 from skembft._losses.params import check_loss
@@ -28,6 +20,7 @@ from skembft._losses.table import LOSSES, find_loss
 from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
 from skembft._utils.estimators import tag_text_input
+from skembft._utils.search import in_fold
 from skembft._utils.vectors import check_finite
 from skembft.encoders._sentence import MODEL_CONSTRAINTS, check_model_id
 
@@ -320,78 +313,12 @@ class EmbeddingFinetuner(BaseFinetuner):
                 "trainable must be 'all', 'lora' or a number of layers, got "
                 f"{self.trainable!r}."
             )
-        self._check_output()
-
-    def _check_output(self):
-        path = self.model_output_path
-        if path is not None:
-            check_output_path(path)
-            if os.path.isdir(self.model_id) and os.path.isdir(path):
-                if os.path.samefile(self.model_id, path):
-                    raise InvalidParameterError(
-                        f"model_output_path={os.fspath(path)!r} is the model itself, "
-                        "which the fine-tuned one would overwrite: pass another "
-                        "directory."
-                    )
-        elif self.save_checkpoints or self.resume_from_checkpoint:
-            raise InvalidParameterError(
-                "save_checkpoints and resume_from_checkpoint need a place: set "
-                "model_output_path to a directory."
-            )
+        check_output(self)
 
     def _open(self, rng, data, held_out):
-        from skembft._embedding.processes import Processes
-        from skembft._embedding.trainer import ModelTrainer
+        from skembft._embedding.opening import open_trainer
 
-        processes = Processes.of(self.device)
-        if self.batch_size % processes.count:
-            raise InvalidParameterError(
-                f"batch_size={self.batch_size} cannot be shared by {processes.count} "
-                "processes: use a multiple."
-            )
-        if self.model_output_path is not None and not in_fold():
-            processes.first(lambda: os.makedirs(self.model_output_path, exist_ok=True))
-        warm = self.warm_start and self.__sklearn_is_fitted__()
-        model, fingerprint = self._start_model(warm)
-        seed, run = self.random_state, None
-        if not isinstance(seed, Integral):
-            seed = processes.agree(int(rng.randint(2**31 - 1)))
-        if self.save_checkpoints or self.resume_from_checkpoint:
-            run = processes.first(
-                lambda: Run(
-                    os.path.join(self.model_output_path, "checkpoints"),
-                    identity_of(self, fingerprint, data, held_out),
-                    resume=self.resume_from_checkpoint,
-                    others_allowed=warm or in_search(),
-                    limit=self.checkpoint_save_total_limit,
-                    seed=int(seed),
-                )
-            )
-            seed = run.seed
-        if not isinstance(self.random_state, Integral):
-            rng = check_random_state(seed)
-        return ModelTrainer(self, model, rng, int(seed), processes, run)
-
-    def _start_model(self, warm):
-        """The model to train, and a hash of what it starts from."""
-        from copy import deepcopy
-
-        from skembft._models import loading
-
-        options = loading.ModelOptions.of(self)
-        if warm:
-            model = deepcopy(self.model_)
-            model.truncate_dim = self.truncate_dim
-            if self.max_seq_length is not None:
-                model.max_seq_length = self.max_seq_length
-            fingerprint = loading.hash_weights(model)
-        else:
-            model, fingerprint = loading.load_for_training(options)
-        if self.normalize and not loading.ends_in_normalize(model):
-            from sentence_transformers.sentence_transformer.modules import Normalize
-
-            model.append(Normalize())
-        return model, fingerprint
+        return open_trainer(self, rng, data, held_out)
 
     def _keep(self, trainer, state, monitor):
         from skembft._embedding.trainable import finish

@@ -1,0 +1,69 @@
+"""What a fit starts from: its processes, its model, its seed, its checkpoints."""
+
+import os
+from copy import deepcopy
+from numbers import Integral
+
+from sentence_transformers.sentence_transformer.modules import Normalize
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import InvalidParameterError
+
+from skembft._embedding.checkpoints import Run
+from skembft._embedding.identity import identity_of
+from skembft._embedding.processes import Processes
+from skembft._embedding.trainer import ModelTrainer
+from skembft._models.loading import (
+    ModelOptions,
+    ends_in_normalize,
+    hash_weights,
+    load_for_training,
+)
+from skembft._utils.search import in_fold, in_search
+
+
+def open_trainer(finetuner, rng, data, held_out):
+    """The trainer of a fit of an `EmbeddingFinetuner`."""
+    processes = Processes.of(finetuner.device)
+    if finetuner.batch_size % processes.count:
+        raise InvalidParameterError(
+            f"batch_size={finetuner.batch_size} cannot be shared by {processes.count} "
+            "processes: use a multiple."
+        )
+    output = finetuner.model_output_path
+    if output is not None and not in_fold():
+        processes.first(lambda: os.makedirs(output, exist_ok=True))
+    warm = finetuner.warm_start and finetuner.__sklearn_is_fitted__()
+    model, fingerprint = _start_model(finetuner, warm)
+    seed, run = finetuner.random_state, None
+    if not isinstance(seed, Integral):
+        seed = processes.agree(int(rng.randint(2**31 - 1)))
+    if finetuner.save_checkpoints or finetuner.resume_from_checkpoint:
+        run = processes.first(
+            lambda: Run(
+                os.path.join(output, "checkpoints"),
+                identity_of(finetuner, fingerprint, data, held_out),
+                resume=finetuner.resume_from_checkpoint,
+                others_allowed=warm or in_search(),
+                limit=finetuner.checkpoint_save_total_limit,
+                seed=int(seed),
+            )
+        )
+        seed = run.seed
+    if not isinstance(finetuner.random_state, Integral):
+        rng = check_random_state(seed)
+    return ModelTrainer(finetuner, model, rng, int(seed), processes, run)
+
+
+def _start_model(finetuner, warm):
+    """The model to train, and a hash of what it starts from."""
+    if warm:
+        model = deepcopy(finetuner.model_)
+        model.truncate_dim = finetuner.truncate_dim
+        if finetuner.max_seq_length is not None:
+            model.max_seq_length = finetuner.max_seq_length
+        fingerprint = hash_weights(model)
+    else:
+        model, fingerprint = load_for_training(ModelOptions.of(finetuner))
+    if finetuner.normalize and not ends_in_normalize(model):
+        model.append(Normalize())
+    return model, fingerprint

@@ -1,0 +1,23 @@
+"""Whether a fit is one of a search."""
+
+import sys
+
+
+def in_search():
+    """Whether scikit-learn's model selection calls; nothing else tells a fit."""
+    return _searching_function() is not None
+
+
+def in_fold():
+    """Whether this fit is one of a candidate on a fold, and not the refit."""
+    return _searching_function() not in (None, "fit")
+
+
+def _searching_function():
+    """Name of the function of sklearn.model_selection that calls, or None."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("sklearn.model_selection"):
+            return frame.f_code.co_name
+        frame = frame.f_back
+    return None
