@@ -26,7 +26,7 @@ help:
 	@echo "make test-slow  the tests that need minutes, on real data"
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
-	@echo "make lint       ruff"
+	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
 	@echo "make bench-adapters SKEMBFT_DATA=DIR"
@@ -69,12 +69,13 @@ test-slow: $(VENV)/.test
 
 # one that is missing is a failure here; test-slow skips it
 interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
-	SKEMBFT_INTEROP=1 $(PY) -m pytest -m slow tests/test_pretrained.py \
-		tests/test_integrations.py
+	SKEMBFT_INTEROP=1 $(PY) -m pytest -m slow tests/saving/test_pretrained.py \
+		tests/integrations/test_peers.py
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: $(VENV)/.test
 	$(PY) -m ruff check --fix .
@@ -116,5 +117,5 @@ bench-scoring: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scoring.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .pytest_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
 		docs/_build

@@ -23,6 +23,7 @@ html_copy_source = False
 
 myst_heading_anchors = 3
 
+autodoc_typehints = "none"  # the docstrings say it in words
 autodoc_default_options = {
     "members": True,
     "inherited-members": True,

@@ -37,7 +37,7 @@ X_train, X_test, y_train, y_test = train_test_split(
 )
 encoder = SentenceEncoder(model, max_seq_length=64)
 print(describe(queries, relevant, corpus=corpus, encoder=encoder))
-print(leakage_report(X_train, y_train, X_test, y_test, corpus=corpus))
+print(leakage_report(X_train, X_test, y_train, y_test, corpus=corpus))
 
 adapter = AdapterFinetuner(encoder, side="both", random_state=0)
 adapter.fit(X_train, y_train, corpus=corpus)

@@ -1,15 +1,24 @@
 """Callbacks of our own, beside scikit-learn's `ProgressBar` and `ScoringMonitor`."""
 
+import threading
+from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Any
 from weakref import WeakKeyDictionary
 
+from sklearn.callback import CallbackContext
 from sklearn.utils._param_validation import Interval, validate_params
 
 from skembft._finetuner.base import BaseFinetuner
+from skembft._finetuner.history import Entry
+from skembft._utils.types import Data
 from skembft.metrics import RetrievalScorer
 from skembft.metrics._measures import check_metrics
 
 __all__ = ["EarlyStopping"]
+
+# several searches of a process may use one callback
+_passing_on = threading.Lock()
 
 
 class EarlyStopping:
@@ -80,14 +89,14 @@ class EarlyStopping:
     )
     def __init__(
         self,
-        X_val=None,
-        y_val=None,
+        X_val: Data = None,
+        y_val: Data = None,
         *,
-        corpus=None,
-        scoring=None,
-        n_iter_no_change=5,
-        tol=0.0,
-    ):
+        corpus: Data = None,
+        scoring: str | None = None,
+        n_iter_no_change: int = 5,
+        tol: float = 0.0,
+    ) -> None:
         if scoring is not None:
             check_metrics(scoring)
         if X_val is None and (y_val is not None or corpus is not None):
@@ -97,9 +106,12 @@ class EarlyStopping:
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         # of every fit that is running, by its context: fits share a callback
-        self._scores = WeakKeyDictionary()
+        self._n_passed_on = 0  # by how many estimators that are being fitted
+        self._scores: WeakKeyDictionary[CallbackContext, list[Entry]] = (
+            WeakKeyDictionary()
+        )
 
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: CallbackContext) -> None:
         """Prepare for being passed on, where `estimator` is not a finetuner."""
         if isinstance(estimator, BaseFinetuner):
             return
@@ -111,27 +123,39 @@ class EarlyStopping:
             )
         # which makes this one of scikit-learn's auto-propagated callbacks; on a
         # finetuner inside of a search they are refused
-        self.max_propagation_depth = None
+        with _passing_on:
+            self._n_passed_on += 1
+            self.max_propagation_depth = None
 
-    def teardown(self, estimator, context):
-        """Do nothing."""
+    def teardown(self, estimator: Any, context: CallbackContext) -> None:
+        """Be what it was before `setup`, so that it can be set elsewhere."""
+        if isinstance(estimator, BaseFinetuner):
+            return
+        with _passing_on:
+            self._n_passed_on -= 1
+            if not self._n_passed_on:
+                del self.max_propagation_depth
 
-    def on_fit_task_begin(self, estimator, context, *, fitted_estimator=None):
+    def on_fit_task_begin(
+        self, estimator: Any, context: CallbackContext, *, fitted_estimator: Any = None
+    ) -> None:
         """Look at the untouched model, before the first epoch."""
         if self._is_epoch(estimator, context) and context.task_id == 0:
             self._without_gain(context, fitted_estimator)
 
-    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+    def on_fit_task_end(
+        self, estimator: Any, context: CallbackContext, *, fitted_estimator: Any = None
+    ) -> bool:
         """Return whether to stop, at the end of an epoch."""
         if not self._is_epoch(estimator, context):
             return False
         return self._without_gain(context, fitted_estimator) >= self.n_iter_no_change
 
     @staticmethod
-    def _is_epoch(estimator, context):
+    def _is_epoch(estimator: Any, context: CallbackContext) -> bool:
         return isinstance(estimator, BaseFinetuner) and context.task_name == "epoch"
 
-    def _without_gain(self, context, fitted):
+    def _without_gain(self, context: CallbackContext, fitted: BaseFinetuner) -> float:
         """Number of epochs between the best evaluation and the last one."""
         metric = self.scoring or fitted.scoring
         history = self._history(context, fitted, metric)
@@ -141,7 +165,9 @@ class EarlyStopping:
                 best = entry
         return history[-1]["epoch"] - best["epoch"]
 
-    def _history(self, context, fitted, metric):
+    def _history(
+        self, context: CallbackContext, fitted: BaseFinetuner, metric: str
+    ) -> Sequence[Entry]:
         """Entries with "epoch" and the metric, the untouched model's first."""
         if self.X_val is not None:
             scorer = RetrievalScorer(metric, corpus=self.corpus)
@@ -165,8 +191,8 @@ class EarlyStopping:
             )
         return history
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_scores"}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _scores=WeakKeyDictionary())

@@ -10,6 +10,11 @@ os.environ["SCIPY_ARRAY_API"] = "1"  # before scipy: no estimator check is skipp
 import numpy as np
 import pytest
 
+# helpers whose assertions are to show their values too
+pytest.register_assert_rewrite(
+    "tests.datasets.generation", "tests.embedding.bare_trainer", "tests.metrics.oracles"
+)
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 

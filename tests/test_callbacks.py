@@ -245,6 +245,29 @@ def test_early_stopping_again_and_on_a_pipeline_in_a_search(static_model, pairs)
             search.fit(*pairs)
 
 
+def test_early_stopping_leaves_a_search_as_it_came(static_model, pairs):
+    """One that was set on a search can be set on a finetuner inside of one."""
+    stopping = EarlyStopping(*pairs, n_iter_no_change=2)
+    before = set(vars(stopping))
+
+    def finetuner():
+        return make(AdapterFinetuner, static_model, learning_rate=1e-12)
+
+    def search(inner):
+        return GridSearchCV(inner, {}, cv=2, error_score="raise")
+
+    outside = search(finetuner()).set_callbacks(stopping)
+    inside = search(finetuner().set_callbacks(stopping))
+    for searching in (outside, inside, outside, inside):
+        searching.fit(*pairs)
+        assert n_epochs(searching.best_estimator_) == 2
+        assert set(vars(stopping)) == before
+    with pytest.raises(ValueError, match="n_splits=2"):
+        search(finetuner()).set_callbacks(stopping).fit([], [])
+    assert set(vars(stopping)) == before
+    assert n_epochs(finetuner().set_callbacks(stopping).fit(*pairs)) == 2
+
+
 @both
 def test_early_stopping_with_nothing_to_watch(static_model, pairs, cls):
     watch = Watch(id)

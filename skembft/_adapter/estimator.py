@@ -1,20 +1,30 @@
 """A small trainable layer over frozen embeddings."""
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import InvalidParameterError, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skembft._adapter.params import apply_weights, check_adapter
+from skembft._adapter.params import Spec, Weights, apply_weights, check_adapter
 from skembft._adapter.saved import add_adapter, exporter_of, restore_adapter
 from skembft._data.relevance import LabelRelevance
+from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
 from skembft._finetuner.base import TRAINING_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
 from skembft._losses.params import InfoNCEOptions, check_loss
-from skembft._losses.table import ADAPTER_LOSSES, LOSSES, find_loss
+from skembft._losses.table import ADAPTER_LOSSES, LOSSES, LossSpec, find_loss
+from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
+from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
+from skembft._utils.types import Data, Params, RandomState, Vectors
 from skembft.metrics._scoring import item_kind, read_data
+
+if TYPE_CHECKING:
+    from skembft._adapter.trainer import AdapterTrainer
 
 
 @saved_by_name
@@ -174,31 +184,34 @@ class AdapterFinetuner(FrozenFinetuner):
         "solver": [StrOptions({"adamw", "closed_form"})],
     }
 
+    weights_: Weights
+    _adapter_spec: Spec
+
     def __init__(
         self,
-        encoder="BAAI/bge-small-en",
+        encoder: Any = "BAAI/bge-small-en",
         *,
-        loss="multiple_negatives_ranking",
-        loss_params=None,
-        negatives="random",
-        adapter="linear",
-        adapter_params=None,
-        side="query",
-        solver="adamw",
-        batch_size=128,
-        epochs=100,
-        learning_rate="auto",
-        weight_decay="auto",
-        warmup_ratio=0.0,
-        use_all_docs=True,
-        scoring="ndcg@10",
-        validation_fraction=0.1,
-        n_iter_no_change=20,
-        evaluation_steps=0,
-        refit=True,
-        warm_start=False,
-        random_state=None,
-    ):
+        loss: str | type = "multiple_negatives_ranking",
+        loss_params: Params | None = None,
+        negatives: str = "random",
+        adapter: str | type = "linear",
+        adapter_params: Params | None = None,
+        side: str = "query",
+        solver: str = "adamw",
+        batch_size: int = 128,
+        epochs: int = 100,
+        learning_rate: float | str = "auto",
+        weight_decay: float | str = "auto",
+        warmup_ratio: float = 0.0,
+        use_all_docs: bool = True,
+        scoring: str = "ndcg@10",
+        validation_fraction: float | None = 0.1,
+        n_iter_no_change: int | None = 20,
+        evaluation_steps: int = 0,
+        refit: bool = True,
+        warm_start: bool = False,
+        random_state: RandomState = None,
+    ) -> None:
         self.encoder = encoder
         self.loss = loss
         self.loss_params = loss_params
@@ -223,7 +236,7 @@ class AdapterFinetuner(FrozenFinetuner):
 
     # ---- fit
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         super()._check_settings()
         name = self._find_loss()
         if name is None:
@@ -245,7 +258,7 @@ class AdapterFinetuner(FrozenFinetuner):
             check_loss(self.loss, self.loss_params)
         check_adapter(self, LOSSES[name].needs)
 
-    def _check_learnable(self, data):
+    def _check_learnable(self, data: RetrievalData) -> None:
         if self.solver == "closed_form":  # it has no loss
             self._check_answerable(data)
             return
@@ -257,22 +270,31 @@ class AdapterFinetuner(FrozenFinetuner):
             )
         super()._check_learnable(data)
 
-    def _check_batch(self, spec, data):
+    def _check_batch(self, spec: LossSpec, data: RetrievalData) -> None:
         if spec.needs == "positives":  # otherwise a batch has all rows of its queries
             super()._check_batch(spec, data)
 
-    def _draws_negatives(self, data):
+    def _draws_negatives(self, data: RetrievalData) -> bool:
         infonce = LOSSES[self._find_loss()].needs == "positives"  # masks them instead
         return not infonce and super()._draws_negatives(data)
 
-    def _find_loss(self):
+    def _find_loss(self) -> str:
         return find_loss(self.loss, ADAPTER_LOSSES)
 
-    def _spec(self):
+    def _spec(self) -> Spec:
         """What `_apply` needs to know of the adapter, as it is now."""
         return self.adapter, dict(self.adapter_params or {})
 
-    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+    def _read(
+        self,
+        X: Data,
+        y: Data,
+        corpus: Data,
+        *,
+        fitting: bool = False,
+        reset: bool = False,
+        suffix: str = "",
+    ) -> RetrievalData:
         encoder = self.encoder if fitting else self.encoder_
         if encoder is not None and item_kind(encoder) != "vector":
             return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
@@ -285,7 +307,12 @@ class AdapterFinetuner(FrozenFinetuner):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return check_vector_data(X, y, corpus, suffix)
 
-    def _open(self, rng, data, held_out):
+    def _open(
+        self,
+        rng: np.random.RandomState,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+    ) -> "AdapterTrainer":
         from skembft._adapter.trainer import AdapterTrainer
 
         start = None
@@ -302,26 +329,26 @@ class AdapterFinetuner(FrozenFinetuner):
             start = self.weights_
         return AdapterTrainer(self, self._open_encoder(), rng, start)
 
-    def _sides(self):
+    def _sides(self) -> set[str]:
         return {"query"} if self.side == "query" else {"query", "document"}
 
     # ---- saving
 
-    def _exporter(self):
+    def _exporter(self) -> Exporter:
         return exporter_of(self)
 
-    def _saved(self):
+    def _saved(self) -> Parts:
         parts = super()._saved()
         add_adapter(parts, self)
         return parts
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         super()._restore(state)
         restore_adapter(self, state)
 
     # ---- use
 
-    def transform(self, X):
+    def transform(self, X: Data) -> Vectors:
         """Return the adapted vectors of queries.
 
         Parameters
@@ -339,12 +366,12 @@ class AdapterFinetuner(FrozenFinetuner):
             X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return self._query_vectors(X)
 
-    def _query_vectors(self, queries):
+    def _query_vectors(self, queries: Data) -> Vectors:
         if self.encoder_ is not None:
             queries = self._checked_encoder().transform(queries)
         return self._apply("query", np.asarray(queries))
 
-    def _apply(self, side, vectors):
+    def _apply(self, side: str, vectors: Vectors) -> Vectors:
         adapter, params = self._adapter_spec
         weights = self.weights_[side]
         if isinstance(adapter, str) or not weights:
@@ -354,7 +381,7 @@ class AdapterFinetuner(FrozenFinetuner):
 
         return apply_module(adapter, params, weights, vectors)
 
-    def transform_documents(self, D):
+    def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents.
 
         Parameters
@@ -376,10 +403,10 @@ class AdapterFinetuner(FrozenFinetuner):
             return self._apply("document", vectors)
         return np.asarray(vectors, dtype=np.float32)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "weights_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.encoder is None
         if self.encoder is None:

@@ -1,7 +1,15 @@
 """InfoNCE on cached embeddings, over a batch or the whole corpus. Import it lazily."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch import Tensor
+
+from skembft._adapter.unit_rows import UnitRows
+from skembft._data.retrieval_data import RetrievalData
+from skembft._losses.params import InfoNCEOptions
+from skembft._utils.types import Ints, Role
 
 # documents that compete in one batch; of a larger corpus so many are drawn for each
 MAX_CANDIDATES = 2**13
@@ -32,7 +40,16 @@ class InfoNCE:
     arXiv:2503.04812 (hardness weighting).
     """
 
-    def __init__(self, options, data, queries, documents, adapt, negatives, rng):
+    def __init__(
+        self,
+        options: InfoNCEOptions,
+        data: RetrievalData,
+        queries: UnitRows,
+        documents: UnitRows,
+        adapt: Callable[[Role, Tensor], Tensor],
+        negatives: str,
+        rng: np.random.RandomState,
+    ) -> None:
         self.options, self.data, self.rng = options, data, rng
         self.queries, self.documents, self.adapt = queries, documents, adapt
         self.negatives = negatives
@@ -43,7 +60,7 @@ class InfoNCE:
             self.column_of[data.pool] = np.arange(len(data.pool))
             self.corpus = documents[data.pool]
 
-    def __call__(self, pair_query, pair_document):
+    def __call__(self, pair_query: Ints, pair_document: Ints) -> Tensor:
         """The loss of a batch of positive pairs."""
         options = self.options
         query_index, row = np.unique(pair_query, return_inverse=True)
@@ -78,7 +95,7 @@ class InfoNCE:
         share = 1 / np.bincount(row)[row] / len(query_index)
         return ((log_z - positive) * torch.from_numpy(share).float()).sum()
 
-    def _candidates(self, query_index, pair_document):
+    def _candidates(self, query_index: Ints, pair_document: Ints) -> Ints:
         """Sorted indices of the documents that compete; numbers their columns."""
         if self.whole_corpus:
             return self.data.pool
@@ -92,14 +109,14 @@ class InfoNCE:
         self.column_of[columns] = np.arange(len(columns))
         return columns
 
-    def _judged_negatives(self, query_index):
+    def _judged_negatives(self, query_index: Ints) -> tuple[Ints, Ints]:
         """Coordinates (row, column) of the queries' own negatives."""
         rows = self.data.relevance.negative[query_index]
         row = np.repeat(np.arange(len(query_index)), np.diff(rows.indptr))
         column = self.column_of[rows.indices]
         return row[column >= 0], column[column >= 0]
 
-    def _hardness(self, cosines, query_index):
+    def _hardness(self, cosines: Tensor, query_index: Ints) -> Tensor:
         """What hardness weighting adds to the logits of negatives."""
         penalty = self.options.hardness_strength * cosines.detach()
         is_own = torch.zeros_like(penalty, dtype=torch.bool)
@@ -110,14 +127,18 @@ class InfoNCE:
             penalty = penalty.masked_fill(~is_own, 0)
         return penalty
 
-    def _query_to_query(self, q, query_index, row, pair_document):
+    def _query_to_query(
+        self, q: Tensor, query_index: Ints, row: Ints, pair_document: Ints
+    ) -> Tensor:
         """Other queries of the batch that the document does not answer."""
         scores = (self.options.scale * q @ q.T)[row]
         answered = self._answered(query_index, pair_document)
         answered[np.arange(len(row)), row] = True  # the query itself
         return torch.logsumexp(scores.masked_fill(answered, _NEVER), dim=1)
 
-    def _doc_to_query(self, q, c, query_index, row, pair_document):
+    def _doc_to_query(
+        self, q: Tensor, c: Tensor, query_index: Ints, row: Ints, pair_document: Ints
+    ) -> Tensor:
         """The document against the queries of the batch, its own included."""
         d = c[self.column_of[pair_document]]
         answered = self._answered(query_index, pair_document)
@@ -125,7 +146,14 @@ class InfoNCE:
         scores = (self.options.scale * d @ q.T).masked_fill(answered, _NEVER)
         return torch.logsumexp(scores, dim=1)
 
-    def _doc_to_doc(self, c, row, target, known, query_index):
+    def _doc_to_doc(
+        self,
+        c: Tensor,
+        row: Ints,
+        target: Ints,
+        known: tuple[Ints, Ints],
+        query_index: Ints,
+    ) -> Tensor:
         """The document against candidates that do not belong to its query."""
         belongs = torch.zeros((len(query_index), len(c)), dtype=torch.bool)
         belongs[known] = True
@@ -133,7 +161,7 @@ class InfoNCE:
         scores = self.options.scale * c[target] @ c.T
         return torch.logsumexp(scores.masked_fill(belongs[row], _NEVER), dim=1)
 
-    def _answered(self, query_index, pair_document):
+    def _answered(self, query_index: Ints, pair_document: Ints) -> Tensor:
         """Whether each pair's document is known to be relevant to each query."""
         shape = len(pair_document), len(query_index)
         known = self.data.relevance.is_positive(

@@ -1,13 +1,22 @@
 """The adapters: small torch modules that start at the identity. Import it lazily."""
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Generator, Tensor, nn
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+from skembft._adapter.params import Arrays
+from skembft._utils.types import Params
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+}
 
 
 class Linear(nn.Module):
@@ -16,18 +25,20 @@ class Linear(nn.Module):
     `start` is the identity, or a projection of shape (output_dim, dim).
     """
 
-    def __init__(self, dim, bias=False, start=None):
+    def __init__(
+        self, dim: int, bias: bool = False, start: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.start = start
         size = dim if start is None else len(start)
         self.delta = nn.Parameter(torch.zeros(size, dim))
         self.bias = nn.Parameter(torch.zeros(size)) if bias else None
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         start = x if self.start is None else F.linear(x, self.start)
         return start + F.linear(x, self.delta, self.bias)
 
-    def weights(self):
+    def weights(self) -> Arrays:
         """The arrays that `apply_weights` needs."""
         start = torch.eye(len(self.delta)) if self.start is None else self.start
         out = {"weight": (start + self.delta.detach()).numpy()}
@@ -36,7 +47,7 @@ class Linear(nn.Module):
         return out
 
     @torch.no_grad()
-    def load(self, weights):
+    def load(self, weights: Arrays) -> Self:
         """Take up the arrays of `weights`."""
         start = torch.eye(len(self.delta)) if self.start is None else self.start
         self.delta.copy_(torch.from_numpy(weights["weight"]) - start)
@@ -48,22 +59,22 @@ class Linear(nn.Module):
 class LowRank(nn.Module):
     """x + UVx with U (d, rank) starting at 0 and V (rank, d) at random."""
 
-    def __init__(self, dim, rank, generator):
+    def __init__(self, dim: int, rank: int, generator: Generator) -> None:
         super().__init__()
         self.up = nn.Parameter(torch.zeros(dim, rank))
         down = torch.randn(rank, dim, generator=generator) / math.sqrt(dim)
         self.down = nn.Parameter(down)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return x + F.linear(F.linear(x, self.down), self.up)
 
-    def weights(self):
+    def weights(self) -> Arrays:
         """The arrays of the square matrix that this is."""
         delta = (self.up @ self.down).detach().numpy()
         return {"weight": np.eye(len(delta), dtype=np.float32) + delta}
 
     @torch.no_grad()
-    def load(self, weights):
+    def load(self, weights: Arrays) -> Self:
         """Take up a square matrix, whose distance to the identity has this rank."""
         square = weights["weight"]
         delta = torch.from_numpy(square - np.eye(len(square), dtype=np.float32))
@@ -78,7 +89,9 @@ class LowRank(nn.Module):
 class ResidualMLP(nn.Module):
     """x + W₂ act(W₁x + b₁) + b₂, with W₂ and b₂ starting at 0."""
 
-    def __init__(self, dim, hidden_dim, activation, generator):
+    def __init__(
+        self, dim: int, hidden_dim: int, activation: str, generator: Generator
+    ) -> None:
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         bound = 1 / math.sqrt(dim)  # as torch.nn.Linear starts
@@ -90,15 +103,15 @@ class ResidualMLP(nn.Module):
         self.weight_2 = nn.Parameter(torch.zeros(dim, hidden_dim))
         self.bias_2 = nn.Parameter(torch.zeros(dim))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(F.linear(x, self.weight_1, self.bias_1))
         return x + F.linear(hidden, self.weight_2, self.bias_2)
 
-    def weights(self):
+    def weights(self) -> Arrays:
         """The arrays that `apply_weights` needs."""
         return {k: v.detach().numpy().copy() for k, v in self.named_parameters()}
 
-    def load(self, weights):
+    def load(self, weights: Arrays) -> Self:
         """Take up the arrays of `weights`."""
         self.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
         return self
@@ -107,7 +120,7 @@ class ResidualMLP(nn.Module):
 class CustomLayer(nn.Module):
     """A user's module, built as ``cls(dim, **params)`` and checked on two vectors."""
 
-    def __init__(self, cls, params, dim):
+    def __init__(self, cls: type, params: Params, dim: int) -> None:
         super().__init__()
         self.module = cls(dim, **params)
         self.module.eval()
@@ -124,15 +137,15 @@ class CustomLayer(nn.Module):
             raise ValueError(f"adapter={cls.__name__} has no parameters to train.")
         self.output_dim = shape[1]
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.module(x)
 
-    def weights(self):
+    def weights(self) -> Arrays:
         """The module's state_dict as numpy arrays."""
         state = self.module.state_dict()
         return {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
 
-    def load(self, weights):
+    def load(self, weights: Arrays) -> Self:
         """Put the arrays of `weights` back into the module."""
         state = {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
         self.module.load_state_dict(state)

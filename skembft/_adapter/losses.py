@@ -1,15 +1,31 @@
 """Losses on cached embeddings: Sentence Transformers' own, and InfoNCE."""
 
+from collections.abc import Callable
+from typing import Protocol
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from skembft._adapter.infonce import InfoNCE
 from skembft._adapter.unit_rows import UnitRows
+from skembft._data.encoded import EncodedData
+from skembft._data.relevance import LabelRelevance
+from skembft._finetuner.trainer import Settings
 from skembft._losses.params import InfoNCEOptions, build_loss
 from skembft._losses.table import LOSSES
+from skembft._utils.types import Floats, Ints, Role
 
 
-def make_loss(trainer, encoded):
+class _Trainer(Protocol):
+    settings: Settings
+    loss_name: str
+    rng: np.random.RandomState
+
+    def adapt(self, side: Role, vectors: Tensor) -> Tensor: ...
+
+
+def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
     """Return a callable that computes the loss of a batch of `RetrievalData.examples`.
 
     Parameters
@@ -35,46 +51,53 @@ def make_loss(trainer, encoded):
     loss = build_loss(settings.loss, None, settings.loss_params)
     from_embeddings = loss.compute_loss_from_embeddings
 
-    def query(index):
+    def query(index: Ints) -> Tensor:
         return trainer.adapt("query", queries[index])
 
-    def document(index):
+    def document(index: Ints) -> Tensor:
         return trainer.adapt("document", documents[index])
 
-    def triplets(query_index, document_index):
+    def triplets(query_index: Ints, document_index: Ints) -> Tensor:
         count = max(data.n_negatives, 1)
         negatives = data.negatives(query_index, count, trainer.rng).T.ravel()
         q, d = query(query_index), document(document_index)
         columns = [q.repeat(count, 1), d.repeat(count, 1), document(negatives)]
         return from_embeddings(columns, None)
 
-    def labels(query_index, document_index, labels):
-        if spec.binary:
-            labels = labels > 0
+    def labels(query_index: Ints, document_index: Ints, labels: Floats) -> Tensor:
+        target = labels > 0 if spec.binary else labels
         columns = [query(query_index), document(document_index)]
-        return from_embeddings(columns, torch.from_numpy(labels).float())
+        return from_embeddings(columns, torch.from_numpy(target).float())
 
-    def scores(query_index, first, second, first_score, second_score):
+    def scores(
+        query_index: Ints,
+        first: Ints,
+        second: Ints,
+        first_score: Floats,
+        second_score: Floats,
+    ) -> Tensor:
         columns = [query(query_index), document(first), document(second)]
         teacher = np.column_stack([first_score, second_score])
         return from_embeddings(columns, torch.from_numpy(teacher).float())
 
-    def targets(query_index, document_index):
+    def targets(query_index: Ints, document_index: Ints) -> Tensor:
         target = [documents[document_index]]  # as the encoder gives it
         return from_embeddings([query(query_index)], target)
 
-    def pairs(query_index, document_index):
+    def pairs(query_index: Ints, document_index: Ints) -> Tensor:
         columns = [query(query_index), document(document_index)]
         return sum(from_embeddings(columns, None).values())
 
-    def classes(query_index, document_index):
+    def classes(query_index: Ints, document_index: Ints) -> Tensor:
+        relevance = data.relevance
+        assert isinstance(relevance, LabelRelevance)
         # rows of X are queries and documents; those held out are not among the queries
-        rows = data.relevance.self_index[query_index]
+        rows = relevance.self_index[query_index]
         rows = np.unique(np.concatenate([rows, document_index]))
-        of_class = torch.from_numpy(data.relevance.labels[rows])
+        of_class = torch.from_numpy(relevance.labels[rows])
         return from_embeddings([trainer.adapt("query", documents[rows])], of_class)
 
-    by_needs = {
+    by_needs: dict[str, Callable[..., Tensor]] = {
         "triplets": triplets,
         "labels": labels,
         "scores": scores,

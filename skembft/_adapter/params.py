@@ -2,6 +2,7 @@
 
 import inspect
 from numbers import Integral, Real
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from scipy.special import expit, ndtr
@@ -13,10 +14,15 @@ from sklearn.utils._param_validation import (
 )
 
 from skembft._losses.table import check_argument_names
+from skembft._utils.types import Floats, Params, Vectors
 from skembft._utils.vectors import unit_rows
 
+Arrays: TypeAlias = dict[str, np.ndarray]  # of a layer, by name
+Weights: TypeAlias = dict[str, Arrays]  # of "query", and of "document" where it has one
+Spec: TypeAlias = tuple[str | type, Params]  # an adapter's name or class, and arguments
+
 _SIZE = Interval(Integral, 1, None, closed="left")
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, dict[str, list[Any]]] = {
     "linear": {"bias": ["boolean"], "output_dim": [_SIZE, None]},
     "low_rank": {"rank": [_SIZE]},
     "mlp": {
@@ -27,7 +33,15 @@ _ARGUMENTS = {
 }
 
 
-def check_adapter(settings, needs):
+class _Settings(Protocol):
+    loss: str | type
+    adapter: str | type
+    adapter_params: Params | None
+    side: str
+    solver: str
+
+
+def check_adapter(settings: _Settings, needs: str) -> None:
     """Raise an InvalidParameterError where an adapter and its settings do not fit.
 
     `settings` is an `AdapterFinetuner`, `needs` what its loss needs.
@@ -60,7 +74,7 @@ def check_adapter(settings, needs):
         )
 
 
-def _check_module(cls, params):
+def _check_module(cls: type, params: Params) -> None:
     name = cls.__name__
     if not hasattr(cls, "state_dict"):
         raise InvalidParameterError(
@@ -75,7 +89,9 @@ def _check_module(cls, params):
         ) from None
 
 
-def apply_weights(weights, vectors, activation="relu"):
+def apply_weights(
+    weights: Arrays, vectors: Vectors, activation: str = "relu"
+) -> Vectors:
     """Adapt vectors (n, d) by a layer, giving float32 unit vectors.
 
     Without weights the vectors are only scaled to unit length.
@@ -96,7 +112,7 @@ def apply_weights(weights, vectors, activation="relu"):
     return unit_rows(vectors)
 
 
-def _multiply(vectors, weight):
+def _multiply(vectors: Vectors, weight: Floats) -> Vectors:
     """``vectors @ weight.T`` by torch.
 
     Threads of numpy's matmul wait for more by spinning, and slow down what torch
@@ -104,14 +120,14 @@ def _multiply(vectors, weight):
     """
     import torch
 
-    vectors, weight = (  # of a memory map it warns
+    left, right = (  # of a memory map it warns
         torch.from_numpy(np.require(array, np.float32, "W"))
         for array in (vectors, weight)
     )
-    return torch.mm(vectors, weight.T).numpy()
+    return torch.mm(left, right.T).numpy()
 
 
-def _activate(x, activation):
+def _activate(x: Floats, activation: str) -> Floats:
     if activation == "relu":
         return np.maximum(x, 0)
     if activation == "silu":

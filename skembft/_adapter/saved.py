@@ -1,16 +1,27 @@
 """An adapter in a directory: as dense layers of a model, and as arrays."""
 
+from typing import Any, Protocol
+
 import numpy as np
 
-from skembft._saving.export import Exporter, cannot_export
+from skembft._adapter.params import Arrays, Spec, Weights
+from skembft._saving.export import Exporter, Layer, cannot_export
 from skembft._saving.params import STATE, Damaged, plain
-from skembft._saving.state import ARRAYS
+from skembft._saving.state import ARRAYS, Parts, State
 from skembft._utils.estimators import thawed
 from skembft._utils.messages import shorten
 from skembft.encoders._sentence import SentenceEncoder
 
 
-def exporter_of(finetuner):
+class _Finetuner(Protocol):
+    weights_: Weights
+    embedding_dim_: int
+    _adapter_spec: Spec
+
+    def _checked_encoder(self) -> Any: ...
+
+
+def exporter_of(finetuner: _Finetuner) -> Exporter:
     """The `Exporter` of an `AdapterFinetuner`, or a ValueError that says what fits."""
     adapter, params = finetuner._adapter_spec
     if not isinstance(adapter, str) and any(finetuner.weights_.values()):
@@ -22,7 +33,7 @@ def exporter_of(finetuner):
     if isinstance(encoder, SentenceEncoder) and encoder.backend != "torch":
         raise cannot_export(f"The encoder has backend={encoder.backend!r}.")
     activation = (params or {}).get("activation", "relu")
-    layers = {
+    layers: dict[str, list[Layer] | None] = {
         side: dense_layers(finetuner.weights_.get(side), activation)
         for side in ("query", "document")
     }
@@ -31,7 +42,7 @@ def exporter_of(finetuner):
     return Exporter(encoder, layers)
 
 
-def dense_layers(weights, activation):
+def dense_layers(weights: Arrays | None, activation: str) -> list[Layer]:
     """An adapter as a list of (weight, bias or None, activation)."""
     if not weights:
         return []
@@ -54,7 +65,7 @@ def dense_layers(weights, activation):
     ]
 
 
-def add_adapter(parts, finetuner):
+def add_adapter(parts: Parts, finetuner: _Finetuner) -> None:
     """Add to the `Parts` of a finetuner what `restore_adapter` needs."""
     adapter, params = finetuner._adapter_spec
     known = isinstance(adapter, str)
@@ -64,7 +75,7 @@ def add_adapter(parts, finetuner):
         parts.arrays.update({f"{side}.{k}": value for k, value in weights.items()})
 
 
-def restore_adapter(finetuner, state):
+def restore_adapter(finetuner: _Finetuner, state: State) -> None:
     """Give a finetuner the adapter of a directory."""
     adapter = state.content.get("adapter") or ["linear", {}]
     sides = state.content.get("sides")
@@ -78,8 +89,8 @@ def restore_adapter(finetuner, state):
         and adapter[1].get("activation", "relu") in ("relu", "gelu", "silu")
     ):
         raise Damaged(f"'adapter' in {STATE} is {shorten(adapter)}")
-    finetuner._adapter_spec = tuple(adapter)
-    weights = {side: {} for side in sides}
+    finetuner._adapter_spec = adapter[0], adapter[1]
+    weights: Weights = {side: {} for side in sides}
     for name, array in state.arrays.items():
         side, _, key = name.partition(".")
         if side not in weights or array.dtype != np.float32:
@@ -94,7 +105,7 @@ def restore_adapter(finetuner, state):
     finetuner.weights_ = weights
 
 
-def _check_shapes(layer, dim):
+def _check_shapes(layer: Arrays, dim: int) -> None:
     """Raise an error where the arrays of an adapter do not fit one another."""
     keys = set(layer)
     if keys not in (

@@ -1,43 +1,61 @@
 """Training of adapters on cached embeddings. Imports torch: import it lazily."""
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._adapter.losses import make_loss
+from skembft._adapter.params import Arrays, Weights
 from skembft._adapter.unit_rows import UnitRows
 from skembft._data.encoded import EncodedData
-from skembft._finetuner.trainer import GradientTrainer
+from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
 from skembft._models.random_state import isolated_rng
+from skembft._utils.types import Params, Role, Vectors
 from skembft.mining._candidates import with_mined_negatives
 
+_Module: TypeAlias = Linear | LowRank | ResidualMLP | CustomLayer
+_Batch: TypeAlias = tuple[np.ndarray, ...]
 
-class AdapterTrainer(GradientTrainer):
+
+class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder.
 
     `start` are the fitted weights of a warm start, or None.
     """
 
-    def __init__(self, estimator, encoder, rng, start=None):
+    dim: int  # of the encoder's vectors
+    layers: dict[Role, _Module | None]
+
+    def __init__(
+        self,
+        estimator: Settings,
+        encoder: Any,
+        rng: np.random.RandomState,
+        start: Weights | None = None,
+    ) -> None:
         super().__init__(estimator, rng)
-        self.loss_name = estimator._find_loss()
+        self.loss_name: str = estimator._find_loss()
         self.encoder = encoder
-        self.dim = None
         self.start = start
         self.layers = {"query": None, "document": None}
 
-    def prepare(self, data):
+    def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents."""
         encoded = EncodedData.of(data, self.encoder)
         self.dim = encoded.queries.shape[1]
         return encoded
 
-    def train(self, encoded, monitor, epochs):
+    def train(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> Weights:
         """Train from the start; return the state that the monitor chose."""
         if self._mines(encoded.data):
             encoded = with_mined_negatives(encoded)
@@ -60,7 +78,7 @@ class AdapterTrainer(GradientTrainer):
         monitor.finish()
         return monitor.best_state
 
-    def _mines(self, data):
+    def _mines(self, data: RetrievalData) -> bool:
         needs = LOSSES[self.loss_name].needs
         uses_negatives = needs in ("positives", "triplets") or (
             needs == "labels" and not data.labelled
@@ -70,7 +88,7 @@ class AdapterTrainer(GradientTrainer):
 
     # ---- layers
 
-    def _make_layers(self, encoded):
+    def _make_layers(self, encoded: EncodedData) -> None:
         settings = self.settings
         query, document = self._layer(encoded), None
         if settings.side == "both":
@@ -90,7 +108,7 @@ class AdapterTrainer(GradientTrainer):
                     "keep the dimension, or adapt documents too: side='both'."
                 )
 
-    def _layer(self, encoded):
+    def _layer(self, encoded: EncodedData) -> _Module:
         settings, dim = self.settings, self.dim
         params = dict(settings.adapter_params or {})
         if isinstance(settings.adapter, type):
@@ -113,21 +131,22 @@ class AdapterTrainer(GradientTrainer):
         activation = params.get("activation", "relu")
         return ResidualMLP(dim, hidden_dim, activation, generator)
 
-    def adapt(self, side, vectors):
+    def adapt(self, side: Role, vectors: Tensor) -> Tensor:
         """Pass unit vectors through the layer of a side, if it has one."""
         layer = self.layers[side]
         return vectors if layer is None else F.normalize(layer(vectors), dim=1)
 
     # ---- gradient descent
 
-    def _descend(self, encoded, monitor, epochs):
+    def _descend(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> None:
         settings = self.settings
         rate, decay = settings.learning_rate, settings.weight_decay
         rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
         decay = math.sqrt(self.dim) / 2 if decay == "auto" else decay
         self.optimizer = torch.optim.AdamW(self.trained(), lr=rate, weight_decay=decay)
         compute_loss = make_loss(self, encoded)
-        step, total, losses = 0, None, []
+        step, total = 0, None
+        losses: list[float] = []
         for epoch in range(math.ceil(epochs)):
             batches = self._batches(encoded.data)
             if total is None:
@@ -158,7 +177,7 @@ class AdapterTrainer(GradientTrainer):
                 break
         self._set_training(False)
 
-    def _step(self, compute_loss, batch):
+    def _step(self, compute_loss: Callable[..., Tensor], batch: _Batch) -> float:
         self._set_training(True)
         self.optimizer.zero_grad(set_to_none=True)
         loss = compute_loss(*batch)
@@ -166,19 +185,19 @@ class AdapterTrainer(GradientTrainer):
         self.optimizer.step()
         return loss.item()
 
-    def _modules(self):
+    def _modules(self) -> list[_Module]:
         return [layer for layer in self.layers.values() if layer is not None]
 
-    def trained(self):
+    def trained(self) -> list[Tensor]:
         """The parameters that are trained, each once."""
         parameters = {p for layer in self._modules() for p in layer.parameters()}
         return [p for p in parameters if p.requires_grad]
 
-    def _set_training(self, mode):
+    def _set_training(self, mode: bool) -> None:
         for layer in self._modules():
             layer.train(mode)
 
-    def _batches(self, data):
+    def _batches(self, data: RetrievalData) -> list[_Batch]:
         """Shuffled batches of examples: index arrays, the query's first.
 
         A batch holds all examples of its queries, and about equally many queries.
@@ -203,7 +222,7 @@ class AdapterTrainer(GradientTrainer):
 
     # ---- closed form
 
-    def _solve(self, encoded, monitor):
+    def _solve(self, encoded: EncodedData, monitor: Monitor) -> None:
         """Ridge regression from queries to their documents, toward the identity.
 
         W minimises mean |W q − d|² + λ |W − I|².
@@ -225,8 +244,10 @@ class AdapterTrainer(GradientTrainer):
         ridge = (self.settings.adapter_params or {}).get("ridge", 0.03) * identity
         weight = torch.linalg.solve(gram + ridge, cross + ridge, left=False)
         delta = weight - identity
+        layer = self.layers["query"]
+        assert isinstance(layer, Linear)
         with torch.no_grad():
-            self.layers["query"].delta.copy_(delta)
+            layer.delta.copy_(delta)
         # |W q − d|² summed, from the moments
         loss += float((delta @ gram * delta).sum())
         loss += float(2 * (delta * (gram - cross)).sum())
@@ -236,23 +257,20 @@ class AdapterTrainer(GradientTrainer):
     # ---- what the monitor and the estimator ask for
 
     @torch.no_grad()
-    def vectors(self, encoded):
+    def vectors(self, encoded: EncodedData) -> tuple[Vectors, Vectors]:
         self._set_training(False)
-        return tuple(
-            self._adapted(side, vectors)
-            for side, vectors in (
-                ("query", encoded.queries),
-                ("document", encoded.documents),
-            )
+        return (
+            self._adapted("query", encoded.queries),
+            self._adapted("document", encoded.documents),
         )
 
-    def _adapted(self, side, vectors):
+    def _adapted(self, side: Role, vectors: Vectors) -> Vectors:
         if self.layers[side] is None:
             return vectors
         parts = [self.adapt(side, x).numpy() for x in UnitRows(vectors).chunks()]
         return np.concatenate(parts)
 
-    def snapshot(self):
+    def snapshot(self) -> Weights:
         """Copies of the layers' arrays; {} where the vectors are untouched."""
         query, document = self.layers["query"], self.layers["document"]
         state = {"query": {} if query is None else query.weights()}
@@ -262,11 +280,11 @@ class AdapterTrainer(GradientTrainer):
             state["document"] = {} if document is None else document.weights()
         return state
 
-    def growth(self):
+    def growth(self) -> float | None:
         # the closed form takes no steps that could diverge
         return None if self.settings.solver == "closed_form" else super().growth()
 
-    def attributes(self, state=None):
+    def attributes(self, state: Weights | None = None) -> dict[str, Any]:
         state = self.snapshot() if state is None else state
         return {
             "weights_": state,
@@ -276,14 +294,14 @@ class AdapterTrainer(GradientTrainer):
             "_adapter_spec": self.settings._spec(),
         }
 
-    def _output_dim(self, weights):
+    def _output_dim(self, weights: Arrays) -> int:
         layer = self.layers["query"]
         if isinstance(layer, CustomLayer):
             return layer.output_dim if weights else self.dim
         return len(weights["weight"]) if "weight" in weights else self.dim
 
 
-def _check_any(examples, needs="positives"):
+def _check_any(examples: np.ndarray, needs: str = "positives") -> None:
     if not len(examples):
         wanted = "two graded documents" if needs == "scores" else "a relevant document"
         raise ValueError(
@@ -292,7 +310,9 @@ def _check_any(examples, needs="positives"):
         )
 
 
-def apply_module(cls, params, weights, vectors):
+def apply_module(
+    cls: type, params: Params, weights: Arrays, vectors: Vectors
+) -> Vectors:
     """Adapt vectors (n, d) by a user's module with the arrays of its state_dict."""
     with isolated_rng():
         layer = CustomLayer(cls, params, vectors.shape[1]).load(weights).eval()
@@ -301,13 +321,14 @@ def apply_module(cls, params, weights, vectors):
     return torch.cat(parts).numpy()
 
 
-def _principal_directions(encoded, output_dim):
+def _principal_directions(encoded: EncodedData, output_dim: int) -> Tensor:
     """The uncentred principal directions of the training vectors, (output_dim, d).
 
     Of all projections they keep the inner products best: where an adapter that changes
     the dimension starts.
     """
-    gram = 0
+    dim = encoded.queries.shape[1]
+    gram = torch.zeros(dim, dim, dtype=torch.float64)
     for x in UnitRows(encoded.queries).chunks():
         gram = gram + x.double().T @ x.double()
     for x in UnitRows(encoded.documents).chunks(encoded.data.pool):

@@ -1,8 +1,12 @@
 """Vectors as tensors of unit length, a part at a time."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
+from torch import Tensor
 
+from skembft._utils.types import Ints, Vectors
 from skembft._utils.vectors import unit_rows
 
 
@@ -12,16 +16,16 @@ class UnitRows:
     Nothing is copied before it is taken: the vectors may be a memory map.
     """
 
-    def __init__(self, vectors):
+    def __init__(self, vectors: Vectors) -> None:
         self.vectors = vectors
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.vectors)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Ints) -> Tensor:
         return torch.from_numpy(np.float32(unit_rows(self.vectors[index])))
 
-    def chunks(self, index=None, size=16384):
+    def chunks(self, index: Ints | None = None, size: int = 16384) -> Iterator[Tensor]:
         """Yield the rows of `index` (None: all), in portions of `size`."""
         index = np.arange(len(self)) if index is None else index
         for start in range(0, len(index), size):

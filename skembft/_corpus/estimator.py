@@ -1,8 +1,10 @@
 """Moving the vectors of documents toward the queries that they answer."""
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -17,12 +19,14 @@ from skembft._corpus.trainer import (
     unit_vectors,
 )
 from skembft._data.items import check_items
+from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import FINETUNER_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
 from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
-from skembft._saving.state import ARRAYS
+from skembft._saving.state import ARRAYS, Parts, State
 from skembft._utils.estimators import tag_text_input
+from skembft._utils.types import Data, Ints, Item, RandomState, Similarity, Vectors
 from skembft.metrics._scoring import item_kind, read_data
 
 _DOCUMENTS = "documents.json"  # in a saved directory
@@ -128,17 +132,22 @@ class CorpusFinetuner(FrozenFinetuner):
         "gamma": [Interval(Real, 0, None, closed="left"), None],
     }
 
+    moved_documents_: list[Item]
+    moved_vectors_: Vectors
+    gamma_: float
+    similarity_: Similarity
+
     def __init__(
         self,
-        encoder="BAAI/bge-small-en",
+        encoder: Any = "BAAI/bge-small-en",
         *,
-        method="nudge_n",
-        gamma=None,
-        scoring="ndcg@10",
-        validation_fraction=0.1,
-        refit=True,
-        random_state=None,
-    ):
+        method: str = "nudge_n",
+        gamma: float | None = None,
+        scoring: str = "ndcg@10",
+        validation_fraction: float | None = 0.1,
+        refit: bool = True,
+        random_state: RandomState = None,
+    ) -> None:
         self.encoder = encoder
         self.method = method
         self.gamma = gamma
@@ -149,7 +158,7 @@ class CorpusFinetuner(FrozenFinetuner):
 
     # ---- fit
 
-    def _check_encoder(self):
+    def _check_encoder(self) -> None:
         super()._check_encoder()
         if self.encoder is None or item_kind(self.encoder) == "vector":
             raise InvalidParameterError(
@@ -158,14 +167,28 @@ class CorpusFinetuner(FrozenFinetuner):
                 "encoder=PrecomputedEncoder({id: vector, …})."
             )
 
-    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+    def _read(
+        self,
+        X: Data,
+        y: Data,
+        corpus: Data,
+        *,
+        fitting: bool = False,
+        reset: bool = False,
+        suffix: str = "",
+    ) -> RetrievalData:
         encoder = self.encoder if fitting else self.encoder_
         return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
 
-    def _check_learnable(self, data):
+    def _check_learnable(self, data: RetrievalData) -> None:
         self._check_answerable(data)
 
-    def _split(self, data, held_out, rng):
+    def _split(
+        self,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+        rng: np.random.RandomState,
+    ) -> tuple[Ints, Ints] | None:
         split = super()._split(data, held_out, rng)
         if self.gamma is not None or held_out is not None or split is not None:
             return split
@@ -179,23 +202,28 @@ class CorpusFinetuner(FrozenFinetuner):
             "relevant document cannot be held out: pass a gamma, or X_val."
         )
 
-    def _open(self, rng, data, held_out):
+    def _open(
+        self,
+        rng: np.random.RandomState,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+    ) -> CorpusTrainer:
         return CorpusTrainer(self, self._open_encoder(), rng)
 
     # ---- saving
 
-    def _saved(self):
+    def _saved(self) -> Parts:
         parts = super()._saved()
         parts.content["gamma"] = float(self.gamma_)
         parts.arrays["moved_vectors"] = self.moved_vectors_
         parts.files[_DOCUMENTS] = self.moved_documents_
         return parts
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         super()._restore(state)
         documents = state.json(_DOCUMENTS)
         vectors = state.arrays.get("moved_vectors")
-        gamma = state.content.get("gamma")
+        gamma: Any = state.content.get("gamma")
         check(documents, list, _DOCUMENTS)
         check(gamma, Real, f"'gamma' in {STATE}")
         for document in documents:
@@ -211,7 +239,7 @@ class CorpusFinetuner(FrozenFinetuner):
 
     # ---- use
 
-    def transform(self, X):
+    def transform(self, X: Data) -> Vectors:
         """Return the vectors of queries, which are the encoder's.
 
         Parameters
@@ -226,10 +254,10 @@ class CorpusFinetuner(FrozenFinetuner):
         check_is_fitted(self)
         return self._query_vectors(X)
 
-    def _query_vectors(self, queries):
+    def _query_vectors(self, queries: Data) -> Vectors:
         return unit_vectors(self._checked_encoder().transform(queries))
 
-    def transform_documents(self, D):
+    def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents, moved where they have moved.
 
         Parameters
@@ -254,13 +282,13 @@ class CorpusFinetuner(FrozenFinetuner):
         return vectors
 
     @property
-    def _similarity(self):
+    def _similarity(self) -> Similarity:
         return getattr(self, "similarity_", "cosine")
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "moved_vectors_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = tag_text_input(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
         return tags

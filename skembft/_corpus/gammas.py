@@ -4,18 +4,34 @@ A plain ranking of all documents at every gamma gives the same and takes three t
 times as long.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from skembft._corpus.nudge import weights
+from skembft._corpus.nudge import Moves, weights
+from skembft._data.relevance import JudgedRelevance
+from skembft._utils.types import Floats, Ints, Metrics, Vectors
 from skembft.metrics._measures import query_values
 from skembft.metrics._ranking import top_k
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # at a time: queries, elements of a matrix of scores, and how far documents go
 _QUERIES, _BLOCK, _WAY = 512, 2**21, 0.2
 _SLACK = 1e-5  # scores of float32 vectors differ by less
 
 
-def score_gammas(moves, gammas, queries, documents, relevance, metrics):
+def score_gammas(
+    moves: Moves,
+    gammas: list[float],
+    queries: Vectors,
+    documents: Vectors,
+    relevance: JudgedRelevance,
+    metrics: Metrics,
+) -> list[dict[str, float]]:
     """Mean metrics of the vectors moved by every gamma.
 
     Two matrix products serve all of them, since a moved vector is a sum of two that do
@@ -65,13 +81,13 @@ def score_gammas(moves, gammas, queries, documents, relevance, metrics):
 class _Rows:
     """Some rows of a matrix, of which slices are taken."""
 
-    def __init__(self, matrix, index):
+    def __init__(self, matrix: Vectors, index: Ints) -> None:
         self.matrix, self.index = matrix, index
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, at):
+    def __getitem__(self, at: slice) -> Vectors:
         return self.matrix[self.index[at]]
 
 
@@ -87,24 +103,26 @@ class _Block:
         How many documents count.
     """
 
-    def __init__(self, moves, n_queries, depth):
+    def __init__(self, moves: Moves, n_queries: int, depth: int) -> None:
         import torch
 
         self.moves, self.depth = moves, depth
         # fresh memory is slow: all blocks of queries use the same
         self.memory = torch.empty(5, n_queries, len(moves.index))
 
-    def fill(self, queries, others, other_scores):
+    def fill(self, queries: Vectors, others: Ints, other_scores: Floats) -> None:
         """Take other queries (n, d), and their best of what does not move (n, k)."""
         from torch import from_numpy, mm
 
         self.others, self.other_scores = others, other_scores
         self.near, self.far, *self.spare = self.memory[:, : len(queries)]
-        queries = from_numpy(queries)
-        mm(queries, from_numpy(self.moves.documents).T, out=self.near)
-        mm(queries, from_numpy(self.moves.directions).T, out=self.far)
+        rows = from_numpy(queries)
+        mm(rows, from_numpy(self.moves.documents).T, out=self.near)
+        mm(rows, from_numpy(self.moves.directions).T, out=self.far)
 
-    def ranked_grades(self, gammas, relevance, queries):
+    def ranked_grades(
+        self, gammas: list[float], relevance: JudgedRelevance, queries: Ints
+    ) -> Floats:
         """Grades of the best documents at every gamma, (n_gammas, n, depth)."""
         grades = np.empty((len(gammas), len(queries), self.depth))
         places = np.arange(self.depth)
@@ -124,13 +142,13 @@ class _Block:
             first, start, end, next_end = first + len(scores), end, next_end, end
         return grades
 
-    def _way(self, gammas):
+    def _way(self, gammas: Floats) -> Floats:
         """How far documents go at most: a distance, or an angle."""
         if self.moves.cosine is None:
             return gammas
         return np.arccos(np.maximum(1 - gammas / 2, 0))
 
-    def _scores(self, gamma, out):
+    def _scores(self, gamma: float, out: Tensor) -> None:
         """Scores of the documents that move, at one gamma."""
         from torch import addcmul, as_tensor, mul
 
@@ -138,7 +156,9 @@ class _Block:
         near = self.near if a.ndim == 0 else mul(self.near, a, out=out)
         addcmul(near, self.far, b, out=out)
 
-    def _may_be_best(self, start, end, way, out):
+    def _may_be_best(
+        self, start: Tensor, end: Tensor, way: float, out: Tensor
+    ) -> tuple[Ints, Ints]:
         """Places of moving and of other documents, row by row, from start to end.
 
         `start` and `end` are scores, and `out` is memory of their size.
@@ -157,7 +177,9 @@ class _Block:
         floor -= _SLACK
         return np.flatnonzero(high >= floor), np.flatnonzero(self.other_scores >= floor)
 
-    def _rivals(self, found, found_others, gammas):
+    def _rivals(
+        self, found: Ints, found_others: Ints, gammas: list[float]
+    ) -> tuple[Ints, Ints, Floats]:
         """Rows and documents, in order, and their scores at every gamma."""
         rows, columns = np.divmod(found, len(self.moves.index))
         near, far = self.near.numpy().ravel()[found], self.far.numpy().ravel()[found]
@@ -178,7 +200,7 @@ class _Block:
         return rows[order], documents[order], scores[:, order]
 
 
-def _kth_highest(scores, others, k):
+def _kth_highest(scores: Tensor, others: Floats, k: int) -> Floats:
     """The k-th highest score of every row and its others, (n, 1), or one little lower.
 
     Parameters
@@ -189,12 +211,12 @@ def _kth_highest(scores, others, k):
     # the highest of every few: the k-th of them is no higher than that of all
     size = max(1, scores.shape[1] // (16 * k))
     width = scores.shape[1] // size
-    best = scores[:, : size * width].view(len(scores), size, width).amax(dim=1)
-    best = np.concatenate([best.numpy(), others], axis=1)
+    highest = scores[:, : size * width].view(len(scores), size, width).amax(dim=1)
+    best = np.concatenate([highest.numpy(), others], axis=1)
     return np.partition(best, -k, axis=1)[:, -k, None]
 
 
-def _rank(scores, row):
+def _rank(scores: Floats, row: Ints) -> Ints:
     """Indices of scores, row by row, the highest first, equal ones in their order.
 
     Parameters

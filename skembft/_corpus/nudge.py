@@ -5,12 +5,18 @@ of Embeddings for Retrieval", 2024, arXiv:2409.02343.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+from scipy import sparse
 
+from skembft._utils.types import Floats, Ints, Vectors
 from skembft._utils.vectors import unit_rows
 
 _TOLERANCE = 1e-6  # shorter sines of float32 vectors are noise
+
+
+Factor: TypeAlias = np.float32 | Floats  # of all vectors, or one for each
 
 
 @dataclass(frozen=True)
@@ -28,18 +34,18 @@ class Moves:
         a right one, by which each is rotated when it points where its queries do.
     """
 
-    index: np.ndarray
-    documents: np.ndarray
-    directions: np.ndarray
-    cosine: np.ndarray | None = None
-    sine: np.ndarray | None = None
+    index: Ints
+    documents: Vectors
+    directions: Vectors
+    cosine: Floats | None = None
+    sine: Floats | None = None
 
-    def take(self, rows, index):
+    def take(self, rows: Ints, index: Ints) -> "Moves":
         """Some of them, as documents of another list."""
-        parts = self.documents, self.directions, self.cosine, self.sine
-        return Moves(index, *(p if p is None else p[rows] for p in parts))
+        cosine, sine = (p if p is None else p[rows] for p in (self.cosine, self.sine))
+        return Moves(index, self.documents[rows], self.directions[rows], cosine, sine)
 
-    def vectors(self, gamma):
+    def vectors(self, gamma: float) -> Vectors:
         """The moved vectors."""
         a, b = weights(gamma, self.cosine, self.sine)
         vectors = np.reshape(a, (-1, 1)) * self.documents
@@ -47,9 +53,11 @@ class Moves:
         return vectors
 
 
-def weights(gamma, cosine, sine):
+def weights(
+    gamma: float, cosine: Floats | None, sine: Floats | None
+) -> tuple[Factor, Factor]:
     """The factors a and b of documents, of full angles given as in `Moves`."""
-    if cosine is None:
+    if cosine is None or sine is None:
         return np.float32(1), np.float32(gamma)
     # |Δ|² ≤ gamma on the unit sphere is a rotation by this angle at most
     limit = max(1 - gamma / 2, 0)
@@ -57,7 +65,9 @@ def weights(gamma, cosine, sine):
     return cosine.clip(min=a), sine.clip(max=b)
 
 
-def find_moves(queries, documents, positive, method):
+def find_moves(
+    queries: Vectors, documents: Vectors, positive: sparse.csr_array, method: str
+) -> Moves:
     """Return the `Moves` that follow from training queries.
 
     Parameters
@@ -74,9 +84,9 @@ def find_moves(queries, documents, positive, method):
     answered = positive.T.tocsr()
     index = np.flatnonzero(np.diff(answered.indptr))
     starts = from_numpy(answered.indptr[index])
-    queries = from_numpy(np.require(queries, requirements="CW"))
-    toward = embedding_bag(from_numpy(answered.indices), queries, starts, mode="sum")
-    toward = unit_rows(toward.numpy())  # the mean of its queries, on the sphere
+    rows = from_numpy(np.require(queries, requirements=["C", "W"]))
+    summed = embedding_bag(from_numpy(answered.indices), rows, starts, mode="sum")
+    toward = unit_rows(summed.numpy())  # the mean of its queries, on the sphere
     documents = documents[index]
     if method == "nudge_m":
         moves, can_move = Moves(index, documents, toward), toward.any(axis=1)
@@ -88,5 +98,5 @@ def find_moves(queries, documents, positive, method):
         can_move = (cosine >= 0) & (sine > _TOLERANCE) & documents.any(axis=1)
         across /= np.where(can_move, sine, 1)[:, None]
         moves = Moves(index, documents, across, cosine, sine)
-    rows = np.flatnonzero(can_move)
-    return moves if can_move.all() else moves.take(rows, index[rows])
+    kept = np.flatnonzero(can_move)
+    return moves if can_move.all() else moves.take(kept, index[kept])

@@ -1,11 +1,16 @@
 """The trainer of a `CorpusFinetuner`: every step size in question is tried."""
 
+from typing import Any, Protocol
+
 import numpy as np
 
 from skembft._corpus.gammas import score_gammas
-from skembft._corpus.nudge import find_moves
+from skembft._corpus.nudge import Moves, find_moves
 from skembft._data.encoded import EncodedData
+from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
+from skembft._utils.types import Ints, Items, Metrics, Similarity, Vectors
 from skembft._utils.vectors import unit_rows
 
 # how far documents may move at most: the same lengths, up to 0.7, in both units
@@ -15,7 +20,12 @@ _GAMMAS = {
 }
 
 
-class CorpusTrainer(Trainer):
+class _Settings(Protocol):
+    method: str
+    gamma: float | None
+
+
+class CorpusTrainer(Trainer[EncodedData, float]):
     """Moves the documents of a `CorpusFinetuner`, by every gamma in question.
 
     A state is a gamma; where documents go is known before any is tried.
@@ -24,13 +34,23 @@ class CorpusTrainer(Trainer):
     # the closed form sees the data once, and each gamma is tried
     epochs, patience = 1, None
 
-    def __init__(self, estimator, encoder, rng):
+    settings: _Settings
+    documents: Items
+    dim: int
+    moves: Moves
+    gamma: float  # the present one
+    # of every gamma, once they have been asked for
+    _scores: dict[float, dict[str, float]] | None
+
+    def __init__(
+        self, estimator: _Settings, encoder: Any, rng: np.random.RandomState
+    ) -> None:
         super().__init__(estimator, rng)
         self.encoder = encoder
         given = estimator.gamma
         self.gammas = _GAMMAS[estimator.method] if given is None else [float(given)]
 
-    def prepare(self, data):
+    def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents, as float32 unit vectors."""
         encoded = EncodedData.of(data, self.encoder)
         queries, documents = (
@@ -39,13 +59,13 @@ class CorpusTrainer(Trainer):
         )
         return EncodedData(data, queries, documents)
 
-    def train(self, encoded, monitor, epochs):
+    def train(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> float:
         """Try every gamma; return the one that the monitor chose."""
         self.documents, self.dim = encoded.data.documents, encoded.queries.shape[1]
         self.moves = find_moves(
             encoded.queries,
             encoded.documents,
-            encoded.data.relevance.positive,
+            encoded.data.judged.positive,
             self.settings.method,
         )
         self.gamma, self._scores = 0.0, None
@@ -59,7 +79,7 @@ class CorpusTrainer(Trainer):
         self.tasks.end()
         return monitor.best_state
 
-    def scores(self, validation, metrics):
+    def scores(self, validation: EncodedData, metrics: Metrics) -> dict[str, float]:
         """Metrics at the present gamma; all of them are computed together, once."""
         if self._scores is None:
             names = [self.documents[i] for i in self.moves.index]
@@ -72,16 +92,16 @@ class CorpusTrainer(Trainer):
                 gammas,
                 validation.queries,
                 validation.documents,
-                validation.data.relevance,
+                validation.data.judged,
                 metrics,
             )
             self._scores = dict(zip(gammas, scores, strict=True))
         return self._scores[self.gamma]
 
-    def snapshot(self):
+    def snapshot(self) -> float:
         return self.gamma
 
-    def attributes(self, state=None):
+    def attributes(self, state: float | None = None) -> dict[str, Any]:
         """The fitted attributes at a gamma, by default the present one."""
         gamma = self.gamma if state is None else state
         index = self.moves.index if gamma > 0 else self.moves.index[:0]
@@ -97,18 +117,18 @@ class CorpusTrainer(Trainer):
         }
 
 
-def similarity_of(method):
+def similarity_of(method: str) -> Similarity:
     """What vectors that a method has moved rank by."""
     return "dot" if method == "nudge_m" else "cosine"
 
 
-def positions(items, among):
+def positions(items: Items, among: Items) -> Ints:
     """Index of every item in the list `among`, or -1."""
     place = {item: i for i, item in enumerate(among)}
     return np.fromiter((place.get(item, -1) for item in items), np.int64, len(items))
 
 
-def unit_vectors(vectors):
+def unit_vectors(vectors: Any) -> Vectors:
     """Return float32 rows of unit length; those that are so already are kept as is."""
     vectors = np.asarray(vectors)
     with np.errstate(over="ignore"):  # infinity is no length to keep

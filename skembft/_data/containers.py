@@ -1,13 +1,15 @@
 """Lists, tables and frames of any library, as lists of plain Python objects."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data
 
 
-def to_list(values, name):
+def to_list(values: Data, name: str) -> list[Any]:
     """Return any 1-D or 2-D container of items as a plain list of Python objects.
 
     Lists, tuples, numpy arrays, pandas and polars Series, pyarrow columns and
@@ -54,12 +56,12 @@ def to_list(values, name):
     return list(values)
 
 
-def _is_frame(values):
+def _is_frame(values: Data) -> bool:
     columns = hasattr(values, "columns") or hasattr(values, "column_names")
     return columns and not isinstance(values, str)
 
 
-def _frame_rows(frame, X):
+def _frame_rows(frame: Any, X: str) -> list[Any]:
     """Rows (query, document, negative, …) of a DataFrame with those columns."""
     names = getattr(frame, "column_names", None) or list(frame.columns)
     negatives = sorted(
@@ -82,12 +84,12 @@ def _frame_rows(frame, X):
     return list(zip(*columns, strict=True))
 
 
-def _natural_key(name):
+def _natural_key(name: object) -> tuple[int, str]:
     digits = "".join(c for c in str(name) if c.isdigit())
     return (int(digits) if digits else -1, str(name))
 
 
-def to_rows(X, name="X"):
+def to_rows(X: Data, name: str = "X") -> tuple[list[Any], bool]:
     """Return (rows, is_table): rows of items, or the items of a 1-D X."""
     rows = _frame_rows(X, name) if _is_frame(X) else to_list(X, name)
     if not rows:
@@ -99,7 +101,7 @@ def to_rows(X, name="X"):
     return rows, is_table
 
 
-def _check_table(rows, name):
+def _check_table(rows: list[Any], name: str) -> None:
     width = len(rows[0])
     if width < 2:
         raise ValueError(

@@ -1,10 +1,12 @@
 """Vectors of queries and documents, as training takes them. Import it lazily."""
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Ints, Vectors
 from skembft._utils.vectors import check_finite, check_same_width
 
 
@@ -13,16 +15,17 @@ class EncodedData:
     """Data with the vectors of its distinct queries and documents."""
 
     data: RetrievalData
-    queries: np.ndarray
-    documents: np.ndarray
+    queries: Vectors
+    documents: Vectors
 
     @classmethod
-    def of(cls, data, encoder):
+    def of(cls, data: RetrievalData, encoder: Any) -> Self:
         """Encode data, whose queries and documents are vectors without an encoder."""
-        queries, documents = data.queries, data.documents
-        if encoder is not None:
-            queries = np.asarray(encoder.transform(queries))
-            documents = np.asarray(encoder.transform_documents(documents))
+        if encoder is None:
+            queries, documents = data.vectors
+        else:
+            queries = np.asarray(encoder.transform(data.queries))
+            documents = np.asarray(encoder.transform_documents(data.documents))
             for name, vectors, items in (
                 ("query", queries, data.queries),
                 ("document", documents, data.documents),
@@ -37,9 +40,9 @@ class EncodedData:
         check_same_width(queries, documents)
         return cls(data, queries, documents)
 
-    def subset(self, queries):
+    def subset(self, queries: Ints) -> "EncodedData":
         """The rows of some queries."""
         data = self.data.subset(queries)
         if self.queries is self.data.queries:  # vectors are what the data hold
-            return EncodedData(data, data.queries, self.documents)
+            return EncodedData(data, data.vectors[0], self.documents)
         return EncodedData(data, self.queries[np.sort(queries)], self.documents)

@@ -1,17 +1,21 @@
 """Single queries, documents and grades: taken as they are, or refused with the mend."""
 
+import math
 import numbers
+from collections.abc import Iterable
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from skembft._data.containers import to_list, to_rows
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Item, ItemKind
 
 # what nearly all items are, and needs no further check
-_PLAIN = {"text": {str}, "id": {str, int}}
+_PLAIN: dict[ItemKind, set[type]] = {"text": {str}, "id": {str, int}}
 
 
-def check_item(item, name, kind):
+def check_item(item: Any, name: str, kind: ItemKind) -> Item:
     """Return one query or document as str or int, or raise an error that says why."""
     if isinstance(item, str):
         return str(item)  # also makes a str of numpy's str_
@@ -41,7 +45,11 @@ def check_item(item, name, kind):
     raise TypeError(f"{name} must be {wanted}, got {shorten(item)}; {hint}.")
 
 
-def check_items(values, name, kind):
+@overload
+def check_items(values: Data, name: str, kind: Literal["text"]) -> list[str]: ...
+@overload
+def check_items(values: Data, name: str, kind: ItemKind) -> list[Item]: ...
+def check_items(values: Data, name: str, kind: ItemKind) -> list[Any]:
     """Return a list of checked queries or documents."""
     items = to_list(values, name)
     if all_plain(items, kind):
@@ -49,11 +57,15 @@ def check_items(values, name, kind):
     return [check_item(item, f"{name}[{i}]", kind) for i, item in enumerate(items)]
 
 
-def all_plain(items, kind):
+def all_plain(items: Iterable[object], kind: ItemKind) -> bool:
     return set(map(type, items)) <= _PLAIN[kind]
 
 
-def check_queries(X, kind):
+@overload
+def check_queries(X: Data, kind: Literal["text"]) -> list[str]: ...
+@overload
+def check_queries(X: Data, kind: ItemKind) -> list[Item]: ...
+def check_queries(X: Data, kind: ItemKind) -> list[Any]:
     """Return the queries of X, those of the first column where X is a table."""
     rows, is_table = to_rows(X)
     if not is_table:
@@ -64,10 +76,10 @@ def check_queries(X, kind):
     return [check_item(query, f"X[{i}][0]", kind) for i, query in enumerate(queries)]
 
 
-def check_grade(grade, name, document=None):
+def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
     if isinstance(grade, bool | np.bool_):
         return float(grade)
-    if isinstance(grade, numbers.Real) and np.isfinite(grade):
+    if isinstance(grade, numbers.Real) and math.isfinite(grade):
         return float(grade)
     if document is not None:
         name = f"{name}[{document!r}]"

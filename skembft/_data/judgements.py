@@ -5,8 +5,9 @@ Bad input raises an exception that names the row, the value and what to do.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,15 @@ from skembft._data.items import all_plain, check_grade, check_item, check_items
 from skembft._data.numbering import Numbering
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Data, Floats, Ints, Item, ItemKind
+
+# how many documents each query has (the same number, or a list), those, their grades
+_Judged = tuple[int | list[int], Sequence[Item], Floats]
 
 
-def _read_relevant(value, row, kind, suffix):
+def _read_relevant(
+    value: Data, row: int, kind: ItemKind, suffix: str
+) -> list[tuple[Item, float]]:
     """Return [(document, grade), …] of one item of y, most relevant first."""
     name = f"y{suffix}[{row}]"
     if isinstance(value, Mapping):
@@ -42,7 +49,15 @@ def _read_relevant(value, row, kind, suffix):
     return graded
 
 
-def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""):
+def check_retrieval_data(
+    X: Data,
+    y: Data,
+    *,
+    kind: ItemKind,
+    corpus: Data = None,
+    name: str = "estimator",
+    suffix: str = "",
+) -> RetrievalData:
     """Turn every form of texts or ids into a :class:`RetrievalData`.
 
     Parameters
@@ -69,8 +84,8 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
     row_query = query_index.of(queries)
     example_row = np.repeat(np.arange(len(queries)), n_documents)
     example_document = document_index.of(documents)
-    named = () if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
-    named = document_index.of(named)
+    others = [] if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
+    named = document_index.of(others)
     _warn_empty(query_index, document_index)
 
     relevance = JudgedRelevance.from_triples(
@@ -82,9 +97,8 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
     if relevance.n_judged < len(example_row):  # some pair is judged several times
         if not is_table:  # a document counts once among those of a row
             once = _first_of_pairs(example_row, example_document)
-            example_row, example_document, example_grade = (
-                part[once] for part in (example_row, example_document, example_grade)
-            )
+            example_row, example_document = example_row[once], example_document[once]
+            example_grade = example_grade[once]
         example_grade = _highest_grades(
             row_query[example_row], example_document, example_grade
         )
@@ -103,13 +117,13 @@ def check_retrieval_data(X, y, *, kind, corpus=None, name="estimator", suffix=""
     )
 
 
-def _first_of_pairs(rows, documents):
+def _first_of_pairs(rows: Ints, documents: Ints) -> Ints:
     """Indices of the examples that do not repeat a document of their row."""
     keys = rows * (documents.max() + 1) + documents
     return np.sort(np.unique(keys, return_index=True)[1])
 
 
-def _highest_grades(queries, documents, grades):
+def _highest_grades(queries: Ints, documents: Ints, grades: Floats) -> Floats:
     """Where a pair is judged several times, its highest grade counts each time."""
     keys = queries * (documents.max() + 1) + documents
     _, pair = np.unique(keys, return_inverse=True)
@@ -118,7 +132,9 @@ def _highest_grades(queries, documents, grades):
     return highest[pair]
 
 
-def _read_queries(rows, y, kind, suffix):
+def _read_queries(
+    rows: list[Any], y: Data, kind: ItemKind, suffix: str
+) -> tuple[list[Item], *_Judged]:
     """Return the queries, how many documents each has, those, and their grades."""
     relevant = to_list(y, f"y{suffix}")
     if len(relevant) != len(rows):
@@ -137,7 +153,7 @@ def _read_queries(rows, y, kind, suffix):
     return queries, *judged
 
 
-def _read_plain(relevant, kind):
+def _read_plain(relevant: list[Any], kind: ItemKind) -> _Judged | None:
     """Read a y of plain items, lists or dicts without a loop over them, else None."""
     if all_plain(relevant, kind):
         return 1, relevant, np.ones(len(relevant))
@@ -150,10 +166,10 @@ def _read_plain(relevant, kind):
     n_documents = list(map(len, relevant))
     if types == {list}:
         return n_documents, documents, np.ones(len(documents))
-    grades = list(chain.from_iterable(map(dict.values, relevant)))
-    if not set(map(type, grades)) <= {int, float}:
+    numbers = list(chain.from_iterable(map(dict.values, relevant)))
+    if not set(map(type, numbers)) <= {int, float}:
         return None
-    grades = np.array(grades, dtype=np.float64)
+    grades = np.array(numbers, dtype=np.float64)
     if not np.isfinite(grades).all():
         return None
     # of a row the most relevant first, ties in insertion order
@@ -161,7 +177,9 @@ def _read_plain(relevant, kind):
     return n_documents, [documents[i] for i in order.tolist()], grades[order]
 
 
-def _read_table(rows, y, kind, suffix):
+def _read_table(
+    rows: list[Any], y: Data, kind: ItemKind, suffix: str
+) -> tuple[tuple[list[Item], *_Judged], int]:
     """Return the same of a table, and the number of its explicit negatives."""
     width = len(rows[0])
     cells = [check_items(row, f"X{suffix}[{i}]", kind) for i, row in enumerate(rows)]
@@ -180,11 +198,11 @@ def _read_table(rows, y, kind, suffix):
         raise ValueError(
             f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
         )
-    grades = [check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
-    return (queries, 1, documents, np.asarray(grades)), 0
+    checked = [check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
+    return (queries, 1, documents, np.asarray(checked)), 0
 
 
-def _warn_empty(queries, documents):
+def _warn_empty(queries: Collection[object], documents: Collection[object]) -> None:
     what = [n for n, i in (("query", queries), ("document", documents)) if "" in i]
     if what:
         warnings.warn(

@@ -1,23 +1,44 @@
 """Which documents answer which queries."""
 
+from __future__ import annotations
+
 from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from scipy import sparse
 
+from skembft._utils.types import Bools, Floats, Ints
 
-class JudgedRelevance:
+if TYPE_CHECKING:
+    import torch
+
+
+class _Judgements:
+    """What is judged a negative, pair by pair."""
+
+    negative: sparse.csr_array  # 1 where judged and not positive
+
+    def judged_negatives(self, query: int) -> Ints:
+        """Documents judged not relevant to one query."""
+        start, stop = self.negative.indptr[query : query + 2]
+        return self.negative.indices[start:stop]
+
+
+class JudgedRelevance(_Judgements):
     """Relevance judgements as sparse matrices (n_queries, n_documents)."""
 
     self_index = None
 
-    def __init__(self, positive, negative):
+    def __init__(self, positive: sparse.csr_array, negative: sparse.csr_array) -> None:
         positive.sort_indices()
         self.positive = positive  # grades above 0
-        self.negative = negative  # 1 where judged and not positive
+        self.negative = negative
 
     @classmethod
-    def from_triples(cls, queries, documents, grades, shape):
+    def from_triples(
+        cls, queries: Ints, documents: Ints, grades: Floats, shape: tuple[int, int]
+    ) -> JudgedRelevance:
         """Merge repeated judgements of a pair into the highest grade."""
         keys = np.asarray(queries) * shape[1] + documents
         order = np.argsort(keys, kind="stable")  # fast, as rows are in order
@@ -27,7 +48,7 @@ class JudgedRelevance:
             keys, grades = keys[first], np.maximum.reduceat(grades, first)
         positive = grades > 0
 
-        def matrix(mask, values):
+        def matrix(mask: Bools, values: Floats) -> sparse.csr_array:
             kept, first_keys = keys[mask], np.arange(shape[0] + 1) * shape[1]
             starts = np.searchsorted(kept, first_keys)
             columns = kept - np.repeat(first_keys[:-1], np.diff(starts))
@@ -36,22 +57,22 @@ class JudgedRelevance:
         return cls(matrix(positive, grades), matrix(~positive, np.ones_like(grades)))
 
     @property
-    def n_judged(self):
+    def n_judged(self) -> int:
         """Number of pairs of a query and a document that are judged."""
         return self.positive.nnz + self.negative.nnz
 
     @property
-    def n_relevant(self):
+    def n_relevant(self) -> Ints:
         """Number of relevant documents of every query."""
         return np.diff(self.positive.indptr)
 
     @cached_property
-    def _keys(self):
+    def _keys(self) -> Ints:
         """Sorted ``query * n_documents + document`` of all positives."""
         queries, documents = self.positive_coordinates()
         return queries * self.positive.shape[1] + documents
 
-    def grades(self, queries, documents):
+    def grades(self, queries: Ints, documents: Ints) -> Floats:
         """Grades of `documents` (n, k) for `queries` (n,); 0 where not relevant."""
         out = np.zeros(documents.shape)
         if len(self._keys):
@@ -61,7 +82,7 @@ class JudgedRelevance:
             out[hit] = self.positive.data[at][hit]
         return out
 
-    def ideal(self, k):
+    def ideal(self, k: int) -> Floats:
         """The k highest grades of every query, best first, padded with 0."""
         queries, _ = self.positive_coordinates()
         grades = self.positive.data[np.lexsort((-self.positive.data, queries))]
@@ -70,13 +91,13 @@ class JudgedRelevance:
         out[queries[rank < k], rank[rank < k]] = grades[rank < k]
         return out
 
-    def best(self, query):
+    def best(self, query: int) -> Ints:
         """The relevant documents of one query, highest grade first."""
         start, stop = self.positive.indptr[query : query + 2]
         order = np.argsort(-self.positive.data[start:stop], kind="stable")
         return self.positive.indices[start:stop][order]
 
-    def known_positives(self, queries, column_of):
+    def known_positives(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
         """Coordinates (row, column) of known positives among a set of columns.
 
         `column_of` maps every document to its column, or to -1.
@@ -87,7 +108,9 @@ class JudgedRelevance:
         row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
         return row[found], columns[found]
 
-    def hide_positives(self, scores, queries, first_document):
+    def hide_positives(
+        self, scores: torch.Tensor, queries: Ints, first_document: int
+    ) -> None:
         """Set the scores of known positives to -inf, in place.
 
         `scores` is a tensor of `queries` × documents, beginning with `first_document`.
@@ -98,35 +121,30 @@ class JudgedRelevance:
         here = (column >= 0) & (column < scores.shape[1])
         scores[row[here], column[here]] = -np.inf
 
-    def is_positive(self, queries, documents):
+    def is_positive(self, queries: Ints, documents: Ints) -> Bools:
         """Whether each document is a known positive of its query, elementwise."""
         return self.grades(queries, documents[:, None])[:, 0] > 0
 
-    def fills(self, pool):
+    def fills(self, pool: Ints) -> Bools:
         """Whether all documents of a pool are relevant, for every query."""
         return self.n_relevant >= len(pool)
 
-    def judged_negatives(self, query):
-        """Documents judged not relevant to one query."""
-        start, stop = self.negative.indptr[query : query + 2]
-        return self.negative.indices[start:stop]
-
-    def positive_coordinates(self):
+    def positive_coordinates(self) -> tuple[Ints, Ints]:
         """Query and document of every known positive."""
         queries = np.repeat(np.arange(self.positive.shape[0]), self.n_relevant)
         return queries, self.positive.indices
 
-    def with_negatives(self, queries, documents):
+    def with_negatives(self, queries: Ints, documents: Ints) -> JudgedRelevance:
         """Judge more documents as negatives, pair by pair."""
         return JudgedRelevance(
             self.positive, _marked(self.negative, queries, documents)
         )
 
-    def take(self, queries):
+    def take(self, queries: Ints) -> JudgedRelevance:
         return JudgedRelevance(self.positive[queries], self.negative[queries])
 
 
-def _marked(matrix, rows, columns):
+def _marked(matrix: sparse.csr_array, rows: Ints, columns: Ints) -> sparse.csr_array:
     """A sparse matrix of ones, with more of its entries set."""
     more = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=matrix.shape)
     marked = (matrix + more).tocsr()
@@ -135,13 +153,18 @@ def _marked(matrix, rows, columns):
     return marked
 
 
-class LabelRelevance:
+class LabelRelevance(_Judgements):
     """Rows with equal class labels are relevant to one another, not to themselves.
 
     Nothing quadratic is stored: a judgement is a comparison of two labels.
     """
 
-    def __init__(self, labels, rows=None, negative=None):
+    def __init__(
+        self,
+        labels: Ints,
+        rows: Ints | None = None,
+        negative: sparse.csr_array | None = None,
+    ) -> None:
         self.labels = labels  # of every document
         self.self_index = np.arange(len(labels)) if rows is None else rows
         if negative is None:
@@ -151,55 +174,57 @@ class LabelRelevance:
         self._counts = np.bincount(labels)
 
     @property
-    def n_relevant(self):
+    def n_relevant(self) -> Ints:
         return self._counts[self.labels[self.self_index]] - 1
 
-    def grades(self, queries, documents):
+    def grades(self, queries: Ints, documents: Ints) -> Floats:
         rows = self.self_index[queries][:, None]
         same = self.labels[rows] == self.labels[documents]
         return (same & (documents != rows) & (documents >= 0)).astype(np.float64)
 
-    def ideal(self, k):
+    def ideal(self, k: int) -> Floats:
         return (np.arange(k) < self.n_relevant[:, None]).astype(np.float64)
 
-    def best(self, query):
+    def best(self, query: int) -> Ints:
         row = self.self_index[query]
         same = np.flatnonzero(self.labels == self.labels[row])
         return same[same != row]
 
-    def known_positives(self, queries, column_of):
+    def known_positives(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
         documents = np.flatnonzero(column_of >= 0)
         labels = self.labels[self.self_index[queries]]
         row, at = np.nonzero(labels[:, None] == self.labels[documents])
         return row, column_of[documents[at]]  # the row itself is masked too
 
-    def same_class(self, queries, documents):
+    def same_class(self, queries: Ints, documents: Ints | slice) -> Bools:
         """Whether documents (an index or slice) are of the class of queries, (n, m)."""
         labels = self.labels[self.self_index[queries]]
         return labels[:, None] == self.labels[documents]
 
-    def hide_positives(self, scores, queries, first_document):
+    def hide_positives(
+        self, scores: torch.Tensor, queries: Ints, first_document: int
+    ) -> None:
         import torch
 
         columns = slice(first_document, first_document + scores.shape[1])
         same = torch.from_numpy(self.same_class(queries, columns))
         scores.masked_fill_(same, -torch.inf)  # the row itself too
 
-    def is_positive(self, queries, documents):
+    def is_positive(self, queries: Ints, documents: Ints) -> Bools:
         return self.labels[self.self_index[queries]] == self.labels[documents]
 
-    def fills(self, pool):
+    def fills(self, pool: Ints) -> Bools:
         counts = np.bincount(self.labels[pool], minlength=len(self._counts))
         return counts[self.labels[self.self_index]] >= len(pool)
 
-    judged_negatives = JudgedRelevance.judged_negatives
-
-    def with_negatives(self, queries, documents):
+    def with_negatives(self, queries: Ints, documents: Ints) -> LabelRelevance:
         """Judge documents as negatives, pair by pair."""
         negative = _marked(self.negative, queries, documents)
         return LabelRelevance(self.labels, self.self_index, negative)
 
-    def partners(self, queries, documents, rng):
+    def partners(
+        self, queries: Ints, documents: Ints, rng: np.random.RandomState
+    ) -> tuple[Ints, Ints]:
         """One random other row of the same label for every query that has one."""
         allowed = np.zeros(len(self.labels), dtype=bool)
         allowed[documents] = True
@@ -216,7 +241,10 @@ class LabelRelevance:
         place = (place[self.self_index[queries]] + step) % counts[labels]
         return queries, members[starts[labels] + place]
 
-    def take(self, queries):
+    def take(self, queries: Ints) -> LabelRelevance:
         return LabelRelevance(
             self.labels, self.self_index[queries], self.negative[queries]
         )
+
+
+Relevance: TypeAlias = JudgedRelevance | LabelRelevance

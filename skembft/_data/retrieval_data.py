@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
-from skembft._data.relevance import LabelRelevance
+from skembft._data.relevance import JudgedRelevance, LabelRelevance, Relevance
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Floats, Ints, Items, Vectors
 
 
 @dataclass(frozen=True)
@@ -33,28 +35,41 @@ class RetrievalData:
         Whether rows are pairs with a similarity or 0/1 label.
     """
 
-    queries: object
-    documents: object
-    relevance: object
-    row_query: np.ndarray
-    example_row: np.ndarray
-    example_document: np.ndarray
-    example_grade: np.ndarray
-    pool: np.ndarray
-    corpus: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    queries: Items
+    documents: Items
+    relevance: Relevance
+    row_query: Ints
+    example_row: Ints
+    example_document: Ints
+    example_grade: Floats
+    pool: Ints
+    corpus: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     n_negatives: int = 0
     labelled: bool = False
 
     @property
-    def n_queries(self):
+    def n_queries(self) -> int:
         return len(self.queries)
 
+    @property
+    def judged(self) -> JudgedRelevance:
+        """The relevance of texts and ids, and of vectors in pairs."""
+        assert isinstance(self.relevance, JudgedRelevance)
+        return self.relevance
+
+    @property
+    def vectors(self) -> tuple[Vectors, Vectors]:
+        """Queries and documents, where they are vectors."""
+        queries, documents = self.queries, self.documents
+        assert isinstance(queries, np.ndarray) and isinstance(documents, np.ndarray)
+        return queries, documents
+
     @cached_property
-    def answerable(self):
+    def answerable(self) -> Ints:
         """Indices of the queries that have a relevant document."""
         return np.flatnonzero(self.relevance.n_relevant > 0)
 
-    def subset(self, queries):
+    def subset(self, queries: Ints) -> Self:
         """The rows of some queries; documents keep their indices, `pool` shrinks."""
         queries = np.sort(queries)
         new_index = np.full(self.n_queries, -1)
@@ -69,6 +84,7 @@ class RetrievalData:
             dropped = np.setdiff1d(
                 self.example_document[~kept], self.example_document[kept]
             )
+        kept_queries: Items
         if isinstance(self.queries, np.ndarray):
             kept_queries = self.queries[queries]
         else:
@@ -84,7 +100,7 @@ class RetrievalData:
             pool=np.setdiff1d(self.pool, np.setdiff1d(dropped, self.corpus)),
         )
 
-    def own_documents(self):
+    def own_documents(self) -> Ints:
         """Index of the document that is the query itself, or -1, for every query."""
         if isinstance(self.relevance, LabelRelevance):
             return self.relevance.self_index
@@ -96,7 +112,7 @@ class RetrievalData:
         place = {document: i for i, document in enumerate(self.documents)}
         return np.array([place.get(query, -1) for query in self.queries])
 
-    def query_weights(self, sample_weight):
+    def query_weights(self, sample_weight: Data) -> Floats | None:
         """Mean weight of the rows of every query."""
         if sample_weight is None:
             return None
@@ -113,7 +129,9 @@ class RetrievalData:
 
     # ---- training examples
 
-    def examples(self, needs, use_all_docs, rng):
+    def examples(
+        self, needs: str, use_all_docs: bool, rng: np.random.RandomState
+    ) -> tuple[Ints | Floats, ...]:
         """Columns of the training examples that a loss needs: indices and labels.
 
         "labels": query, document, label; "scores": query, two documents, their grades;
@@ -125,7 +143,9 @@ class RetrievalData:
             return self.graded_pairs(rng)
         return self.positive_pairs(use_all_docs, rng)
 
-    def positive_pairs(self, use_all_docs, rng):
+    def positive_pairs(
+        self, use_all_docs: bool, rng: np.random.RandomState
+    ) -> tuple[Ints, Ints]:
         """Query and document indices of the positive pairs.
 
         With class labels there are too many pairs to list: every call draws one
@@ -141,7 +161,9 @@ class RetrievalData:
             positive
         ]
 
-    def labelled_pairs(self, use_all_docs, rng):
+    def labelled_pairs(
+        self, use_all_docs: bool, rng: np.random.RandomState
+    ) -> tuple[Ints, Ints, Floats]:
         """Query indices, document indices and labels; derived where data have none."""
         if self.labelled:
             rows = self.example_row
@@ -156,7 +178,9 @@ class RetrievalData:
             labels,
         )
 
-    def graded_pairs(self, rng):
+    def graded_pairs(
+        self, rng: np.random.RandomState
+    ) -> tuple[Ints, Ints, Ints, Floats, Floats]:
         """Query, document, another document of the query, and both grades.
 
         Every judged document of a query is paired with another one, drawn at random.
@@ -178,7 +202,7 @@ class RetrievalData:
         )
 
     @property
-    def has_scores(self):
+    def has_scores(self) -> bool:
         """Whether some query has documents of different grades."""
         if isinstance(self.relevance, LabelRelevance):
             return False
@@ -188,7 +212,7 @@ class RetrievalData:
         np.maximum.at(high, query, self.example_grade)
         return bool((low < high).any())
 
-    def check_negatives(self):
+    def check_negatives(self) -> None:
         """Raise an error unless every query has a document that is not relevant."""
         without = np.flatnonzero(self.relevance.fills(self.pool))
         if len(without):
@@ -198,7 +222,7 @@ class RetrievalData:
                 "pass more documents as corpus=, or use a loss that needs none."
             )
 
-    def negatives(self, queries, count, rng):
+    def negatives(self, queries: Ints, count: int, rng: np.random.RandomState) -> Ints:
         """`count` negatives for each of `queries`, shape (n, count).
 
         Judged negatives come first, repeated in turn where there are too few; a
@@ -217,7 +241,7 @@ class RetrievalData:
                     )
         return out
 
-    def _random_negatives(self, queries, rng):
+    def _random_negatives(self, queries: Ints, rng: np.random.RandomState) -> Ints:
         drawn = self.pool[rng.randint(len(self.pool), size=len(queries))]
         wrong = np.flatnonzero(self.relevance.is_positive(queries, drawn))
         for _ in range(20):
@@ -234,5 +258,5 @@ class RetrievalData:
         return drawn
 
 
-def _item(items, index):
+def _item(items: Items, index: int) -> object:
     return f"row {index}" if isinstance(items, np.ndarray) else items[index]

@@ -1,5 +1,6 @@
 """Vectors, with class labels or in pairs, into :class:`RetrievalData`."""
 
+import math
 import numbers
 from hashlib import blake2b
 
@@ -10,10 +11,13 @@ from skembft._data.numbering import Numbering
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Ints, Vectors
 from skembft._utils.vectors import check_finite
 
 
-def check_vector_data(X, y, corpus=None, suffix=""):
+def check_vector_data(
+    X: Vectors, y: Data, corpus: Data = None, suffix: str = ""
+) -> RetrievalData:
     """Turn vectors with class labels or paired vectors into :class:`RetrievalData`.
 
     Parameters
@@ -53,7 +57,7 @@ def check_vector_data(X, y, corpus=None, suffix=""):
     )
 
 
-def _is_labels(y):
+def _is_labels(y: Data) -> bool:
     try:
         shape = np.asarray(y).shape
     except ValueError:  # ragged lists
@@ -61,7 +65,7 @@ def _is_labels(y):
     return len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)
 
 
-def _check_labels(y, name):
+def _check_labels(y: Data, name: str) -> Ints:
     """Return class labels as integers 0, 1, …"""
     labels = to_list(np.asarray(y).ravel() if hasattr(y, "__array__") else y, name)
     labels = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in labels]
@@ -71,12 +75,12 @@ def _check_labels(y, name):
                 f"{name}[{i}] must be a class label, a str or a number, got "
                 f"{shorten(label)}."
             )
-        if isinstance(label, numbers.Real) and not np.isfinite(label):
+        if isinstance(label, numbers.Real) and not math.isfinite(label):
             raise ValueError(f"{name} contains NaN or infinity: {name}[{i}] is {label}")
     return Numbering().of(labels)  # 1 and "1" are two classes
 
 
-def _paired_vectors(X, y, corpus, suffix):
+def _paired_vectors(X: Vectors, y: Data, corpus: Data, suffix: str) -> RetrievalData:
     Y = check_vectors(y, f"y{suffix}", X.shape[1])
     if len(Y) != len(X):
         raise ValueError(
@@ -105,9 +109,15 @@ def _paired_vectors(X, y, corpus, suffix):
     )
 
 
-def check_vectors(vectors, name, width=None):
+def check_vectors(vectors: Data, name: str, width: int | None = None) -> Vectors:
     """Return a finite float matrix, of the given width."""
-    array = np.asarray(vectors)
+    try:
+        array = np.asarray(vectors)
+    except ValueError:  # rows of different widths
+        raise ValueError(
+            f"{name} must be a matrix of numbers, one vector a row, and its rows have "
+            "different widths."
+        ) from None
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ValueError(
             f"{name} must be a matrix of numbers, one vector a row, got shape "
@@ -123,13 +133,15 @@ def check_vectors(vectors, name, width=None):
     return array
 
 
-def _distinct_rows(matrix):
+def _distinct_rows(matrix: Vectors) -> tuple[Vectors, Ints]:
     """Distinct rows in order of first appearance, and the index of every row.
 
     Nothing is copied where all are distinct: the matrix may be a memory map.
     """
     index = Numbering()
-    digests = (blake2b(np.ascontiguousarray(row), digest_size=16) for row in matrix)
+    digests = (
+        blake2b(np.ascontiguousarray(row).data, digest_size=16) for row in matrix
+    )
     at = np.asarray([index[digest.digest()] for digest in digests], dtype=np.int64)
     if len(index) == len(matrix):
         return matrix, at

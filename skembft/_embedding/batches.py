@@ -1,23 +1,39 @@
 """Batches in which no document is the negative of a query that it answers."""
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from skembft._embedding.examples import Examples
+from skembft._utils.types import Ints
 
-def may_conflict(examples):
+Plan: TypeAlias = list[list[Ints]]  # of every epoch the rows of its batches
+
+
+def may_conflict(examples: Examples) -> bool:
     """Whether a batch could hold a document, or a known positive of a query, twice."""
-    documents = examples.documents
-    return (
+    queries, documents = examples.queries, examples.documents
+    assert queries is not None  # with negatives of a batch there are some
+    return bool(
         len(np.unique(documents)) < documents.size
-        or len(np.unique(examples.queries)) < len(examples)
-        or (examples.data.relevance.n_relevant[examples.queries] > 1).any()
+        or len(np.unique(queries)) < len(examples)
+        or (examples.data.relevance.n_relevant[queries] > 1).any()
     )
 
 
-def plan_epochs(examples, batch_size, n_epochs, seed, *, apart=True, multiple_of=1):
+def plan_epochs(
+    examples: Examples,
+    batch_size: int,
+    n_epochs: int,
+    seed: int,
+    *,
+    apart: bool = True,
+    multiple_of: int = 1,
+) -> Plan:
     """Return the batches of every epoch, as many in each.
 
     Every example is in one batch of an epoch. Within a batch no document comes twice,
@@ -50,7 +66,7 @@ def plan_epochs(examples, batch_size, n_epochs, seed, *, apart=True, multiple_of
     epochs = []
     for epoch in range(n_epochs):
         rng = np.random.RandomState((seed, epoch))
-        if apart:
+        if dealer is not None:
             batches = dealer.deal(rng)
         else:
             order = rng.permutation(len(examples))
@@ -68,7 +84,7 @@ def plan_epochs(examples, batch_size, n_epochs, seed, *, apart=True, multiple_of
     return epochs
 
 
-def _lengthen(batches, n_batches, multiple_of):
+def _lengthen(batches: list[Ints], n_batches: int, multiple_of: int) -> None:
     """Split the largest batches until there are as many as in other epochs."""
     while len(batches) < n_batches:
         largest = max(range(len(batches)), key=lambda i: len(batches[i]))
@@ -81,18 +97,18 @@ def _lengthen(batches, n_batches, multiple_of):
 class _Batch:
     """Rows, their documents, and the documents that answer one of their queries."""
 
-    rows: list = field(default_factory=list)
-    documents: set = field(default_factory=set)
-    answers: set = field(default_factory=set)
+    rows: list[int] = field(default_factory=list)
+    documents: set[int] = field(default_factory=set)
+    answers: set[int] = field(default_factory=set)
 
-    def admits(self, documents, answers):
+    def admits(self, documents: frozenset[int], answers: frozenset[int]) -> bool:
         return (
             self.documents.isdisjoint(documents)
             and self.documents.isdisjoint(answers)
             and self.answers.isdisjoint(documents)
         )
 
-    def add(self, row, documents, answers):
+    def add(self, row: int, documents: frozenset[int], answers: frozenset[int]) -> None:
         self.rows.append(row)
         self.documents |= documents
         self.answers |= answers
@@ -105,22 +121,25 @@ class _Dealer:
     are of about equal size.
     """
 
-    def __init__(self, examples, batch_size):
+    def __init__(self, examples: Examples, batch_size: int) -> None:
         self.batch_size = batch_size
+        queries = examples.queries
+        assert queries is not None
         self.documents = [frozenset(row) for row in examples.documents.tolist()]
-        positive = examples.data.relevance.positive
+        relevance: Any = examples.data.relevance  # texts have no class labels
+        positive = relevance.positive
         answers = {
             query: frozenset(
                 positive.indices[positive.indptr[query] : positive.indptr[query + 1]]
             )
-            for query in np.unique(examples.queries).tolist()
+            for query in np.unique(queries).tolist()
         }
-        self.answers = [answers[query] for query in examples.queries.tolist()]
+        self.answers = [answers[query] for query in queries.tolist()]
         self.frequency = np.maximum(
-            _frequencies(examples.queries), _frequencies(examples.documents[:, 0])
+            _frequencies(queries), _frequencies(examples.documents[:, 0])
         )
 
-    def deal(self, rng):
+    def deal(self, rng: np.random.RandomState) -> list[Ints]:
         """Return the batches of an epoch, in random order."""
         order = rng.permutation(len(self.documents))
         order = order[np.argsort(-self.frequency[order], kind="stable")]
@@ -144,7 +163,7 @@ class _Dealer:
         return [full[i] for i in rng.permutation(len(full))]
 
 
-def _frequencies(values):
+def _frequencies(values: Ints) -> Ints:
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return counts[inverse]
 
@@ -154,18 +173,18 @@ class PlannedBatches(DefaultBatchSampler):
 
     drop_last = False
 
-    def __init__(self, epochs, rank=0, n_processes=1):
+    def __init__(self, epochs: Plan, rank: int = 0, n_processes: int = 1) -> None:
         self.epochs = epochs
         self.rank, self.n_processes = rank, n_processes
         self.batch_size = max(len(rows) for rows in epochs[0]) // n_processes
         self.epoch = 0
 
-    def set_epoch(self, epoch):
+    def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         for rows in self.epochs[self.epoch]:
             yield rows[self.rank :: self.n_processes].tolist()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.epochs[0])

@@ -3,8 +3,10 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
-from skembft._embedding.identity import hash_of
+from skembft._embedding.identity import Identity, hash_of
+from skembft._utils import types
 from skembft._utils.atomic import write_json
 from skembft._utils.messages import shorten
 
@@ -39,7 +41,16 @@ class Run:
         the message names the difference.
     """
 
-    def __init__(self, root, identity, *, resume, others_allowed, limit, seed):
+    def __init__(
+        self,
+        root: types.Path,
+        identity: Identity,
+        *,
+        resume: bool,
+        others_allowed: bool,
+        limit: int,
+        seed: int,
+    ) -> None:
         root = Path(root)
         self.directory = root / hash_of(json.dumps(identity, sort_keys=True))[:16]
         self.resume = resume
@@ -53,9 +64,9 @@ class Run:
             description = {"identity": identity, "seed": seed}
             self.directory.mkdir(parents=True, exist_ok=True)
             write_json(self.directory / _RUN, description)
-        self.seed = description["seed"]
+        self.seed: int = description["seed"]
 
-    def phase(self, name):
+    def phase(self, name: str) -> "Phase":
         """Checkpoints of the "fit" or of the "refit"."""
         return Phase(self.directory / name, self.limit)
 
@@ -66,11 +77,11 @@ class Phase:
     A checkpoint is complete when its progress has been written, as its last file.
     """
 
-    def __init__(self, directory, limit):
+    def __init__(self, directory: Path, limit: int) -> None:
         self.directory = directory
         self.limit = limit
 
-    def newest(self):
+    def newest(self) -> Path | None:
         """The newest complete checkpoint, or None; incomplete ones are deleted."""
         complete = []
         for path in self._all():
@@ -80,7 +91,7 @@ class Phase:
                 shutil.rmtree(path)
         return complete[-1] if complete else None
 
-    def finish(self, path, progress):
+    def finish(self, path: Path, progress: dict[str, Any]) -> None:
         """Complete a checkpoint, then delete the oldest that are too many."""
         write_json(path / _PROGRESS, progress)
         if self.limit:
@@ -88,15 +99,15 @@ class Phase:
                 shutil.rmtree(old)
 
     @staticmethod
-    def progress(path):
+    def progress(path: Path) -> dict[str, Any]:
         return _read(path / _PROGRESS)
 
-    def _all(self):
+    def _all(self) -> list[Path]:
         paths = self.directory.glob("checkpoint-*")
         return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _read(path):
+def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -106,7 +117,7 @@ def _read(path):
 # ---- what a fit is of
 
 
-def _refuse_others(root, identity):
+def _refuse_others(root: Path, identity: Identity) -> None:
     """Raise an error that names how this fit differs from the nearest one there."""
     complete = root.glob(f"*/*/checkpoint-*/{_PROGRESS}")
     runs = {path.parents[2] for path in complete}
@@ -122,7 +133,7 @@ def _refuse_others(root, identity):
     )
 
 
-def _differences(there, here):
+def _differences(there: Identity, here: Identity) -> list[str]:
     names = [*here, *(name for name in there if name not in here)]
     return [
         f"{name} ({shorten(there.get(name))} there, {shorten(here.get(name))} here)"

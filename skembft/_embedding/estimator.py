@@ -1,9 +1,13 @@
 """Fine-tuning of a whole Sentence Transformers model."""
 
+from __future__ import annotations
+
 import os
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils import Tags
 from sklearn.utils._param_validation import (
     Interval,
     InvalidParameterError,
@@ -12,17 +16,27 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
+from skembft._data.retrieval_data import RetrievalData
 from skembft._embedding.output import check_output, write_model
 from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._finetuner.history import History
+from skembft._finetuner.monitor import Monitor
 from skembft._losses.params import check_loss
 from skembft._losses.table import LOSSES, find_loss
 from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
+from skembft._saving.state import State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.search import in_fold
+from skembft._utils.types import Data, Loss, Params, Path, RandomState, Role, Vectors
 from skembft._utils.vectors import check_finite
 from skembft.encoders._sentence import MODEL_CONSTRAINTS, check_model_id
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from skembft._embedding.trainer import ModelTrainer
+    from skembft._models.precision import Precision
 
 
 @saved_by_name
@@ -202,47 +216,49 @@ class EmbeddingFinetuner(BaseFinetuner):
         "resume_from_checkpoint": ["boolean"],
     }
 
+    model_: SentenceTransformer
+
     def __init__(
         self,
-        model_id="BAAI/bge-small-en",
+        model_id: Path = "BAAI/bge-small-en",
         *,
-        loss="multiple_negatives_ranking",
-        loss_params=None,
-        negatives="batch",
-        batch_size=10,
-        epochs=2,
-        learning_rate=2e-5,
-        weight_decay=0.01,
-        warmup_ratio=0.1,
-        use_all_docs=False,
-        scoring="ndcg@10",
-        validation_fraction=None,
-        n_iter_no_change=None,
-        evaluation_steps=50,
-        refit=False,
-        query_prompt=None,
-        document_prompt=None,
-        normalize=True,
-        trainable="all",
-        trainable_params=None,
-        layer_decay=None,
-        precision="float32",
-        gradient_accumulation_steps=1,
-        activation_checkpointing=False,
-        torch_compile=False,
-        sort_by_length=True,
-        max_seq_length=None,
-        truncate_dim=None,
-        trust_remote_code=False,
-        model_output_path=None,
-        save_checkpoints=False,
-        checkpoint_save_steps=500,
-        checkpoint_save_total_limit=0,
-        resume_from_checkpoint=False,
-        warm_start=False,
-        device=None,
-        random_state=None,
-    ):
+        loss: Loss = "multiple_negatives_ranking",
+        loss_params: Params | None = None,
+        negatives: str = "batch",
+        batch_size: int = 10,
+        epochs: int = 2,
+        learning_rate: float = 2e-5,
+        weight_decay: float = 0.01,
+        warmup_ratio: float = 0.1,
+        use_all_docs: bool = False,
+        scoring: str = "ndcg@10",
+        validation_fraction: float | None = None,
+        n_iter_no_change: int | None = None,
+        evaluation_steps: int = 50,
+        refit: bool = False,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        normalize: bool = True,
+        trainable: str | int = "all",
+        trainable_params: Params | None = None,
+        layer_decay: float | None = None,
+        precision: Precision = "float32",
+        gradient_accumulation_steps: int = 1,
+        activation_checkpointing: bool = False,
+        torch_compile: bool = False,
+        sort_by_length: bool = True,
+        max_seq_length: int | None = None,
+        truncate_dim: int | None = None,
+        trust_remote_code: bool = False,
+        model_output_path: Path | None = None,
+        save_checkpoints: bool = False,
+        checkpoint_save_steps: int = 500,
+        checkpoint_save_total_limit: int = 0,
+        resume_from_checkpoint: bool = False,
+        warm_start: bool = False,
+        device: str | None = None,
+        random_state: RandomState = None,
+    ) -> None:
         self.model_id = model_id
         self.loss = loss
         self.loss_params = loss_params
@@ -281,19 +297,19 @@ class EmbeddingFinetuner(BaseFinetuner):
         self.device = device
         self.random_state = random_state
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         check_model_id(self.model_id)
         super()._validate_params()
 
     # ---- fit
 
-    def _find_loss(self):
+    def _find_loss(self) -> str | None:
         return find_loss(self.loss, LOSSES)
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         super()._check_settings()
-        name = self._find_loss()
-        if name is not None:
+        self._find_loss()
+        if isinstance(self.loss, str | type):
             check_loss(self.loss, self.loss_params)
         elif self.loss_params:
             raise InvalidParameterError(
@@ -315,12 +331,22 @@ class EmbeddingFinetuner(BaseFinetuner):
             )
         check_output(self)
 
-    def _open(self, rng, data, held_out):
+    def _open(
+        self,
+        rng: np.random.RandomState,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+    ) -> ModelTrainer:
         from skembft._embedding.opening import open_trainer
 
         return open_trainer(self, rng, data, held_out)
 
-    def _keep(self, trainer, state, monitor):
+    def _keep(
+        self,
+        trainer: Any,  # a `ModelTrainer`
+        state: Any,
+        monitor: Monitor,
+    ) -> None:
         from skembft._embedding.trainable import finish
 
         super()._keep(trainer, state, monitor)
@@ -332,24 +358,26 @@ class EmbeddingFinetuner(BaseFinetuner):
 
     # ---- saving
 
-    def _exporter(self):
+    def _exporter(self) -> Exporter:
         return Exporter(self, {})
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         super()._restore(state)
         self.model_ = state.model(self)
 
-    def _take_model(self, model):
+    def _take_model(self, model: SentenceTransformer) -> None:
         """Become the encoder that a directory holds as a model, without a history."""
+        from skembft._models.loading import dimension_of
+
         self.model_ = model
-        self.embedding_dim_ = int(model.get_embedding_dimension())
+        self.embedding_dim_ = dimension_of(model)
         self.history_ = History()
         self.n_iter_, self.base_score_, self.validation_score_ = 0, None, None
         self.best_step_ = self.best_epoch_ = None
 
     # ---- use
 
-    def transform(self, X):
+    def transform(self, X: Data) -> Vectors:
         """Encode queries.
 
         Parameters
@@ -364,10 +392,10 @@ class EmbeddingFinetuner(BaseFinetuner):
         check_is_fitted(self)
         return self._query_vectors(check_queries(X, "text"))
 
-    def _query_vectors(self, queries):
+    def _query_vectors(self, queries: list[str]) -> Vectors:
         return self._encode(queries, "query")
 
-    def transform_documents(self, D):
+    def transform_documents(self, D: Data) -> Vectors:
         """Encode documents.
 
         Parameters
@@ -381,24 +409,25 @@ class EmbeddingFinetuner(BaseFinetuner):
         check_is_fitted(self)
         return self._encode(check_items(D, "D", "text"), "document")
 
-    def _encode(self, texts, role):
+    def _encode(self, texts: list[str], role: Role) -> Vectors:
         from skembft._models.encoding import encode
         from skembft._models.loading import ends_in_normalize
         from skembft._models.prompts import choose_prompt
 
+        prompts: dict[str, Any] = self.model_.prompts  # none is None
         distinct = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         vectors = encode(
             self.model_,
             list(distinct),
             role=role,
-            prompt=choose_prompt(self.model_.prompts, None, role),
+            prompt=choose_prompt(prompts, None, role),
             normalize=ends_in_normalize(self.model_),  # as it was in fit
             precision=self.precision,
         )
         check_finite(vectors, "The vectors of the model")
         return vectors[np.array([distinct[text] for text in texts], dtype=int)]
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         if "model_" in state:
             from skembft._embedding.packed_model import pack_model
@@ -407,7 +436,7 @@ class EmbeddingFinetuner(BaseFinetuner):
             state["model_"] = pack_model(state["model_"])
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         packed = state.get("model_")
         if isinstance(packed, bytes):
             from skembft._embedding.packed_model import unpack_model
@@ -423,10 +452,10 @@ class EmbeddingFinetuner(BaseFinetuner):
             state["model_"] = model
         super().__setstate__(state)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = tag_text_input(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
         return tags

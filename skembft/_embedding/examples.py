@@ -1,14 +1,19 @@
 """Training examples of whole models, in the columns of losses. Import it lazily."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._losses.table import query_classes
+from skembft._finetuner.trainer import Settings
+from skembft._losses.table import LossSpec, query_classes
 from skembft._models.encoding import encode
 from skembft._models.prompts import choose_prompt
+from skembft._utils.types import Ints, Items, Role
 
 _DELETED = 0.6  # the share of words that TSDAE deletes (arXiv:2104.06979)
 
@@ -32,14 +37,21 @@ class Examples:
     """
 
     data: RetrievalData
-    queries: np.ndarray | None
-    documents: np.ndarray
+    queries: Ints | None
+    documents: Ints
     labels: np.ndarray | None = None
     in_batch: bool = False
-    damaged: list | None = None
+    damaged: list[str] | None = None
 
     @classmethod
-    def of(cls, data, spec, settings, rng, model):
+    def of(
+        cls,
+        data: RetrievalData,
+        spec: LossSpec,
+        settings: Settings,
+        rng: np.random.RandomState,
+        model: SentenceTransformer,
+    ) -> "Examples":
         """Make the examples that a loss needs, or raise an error that says why not.
 
         Parameters
@@ -73,11 +85,11 @@ class Examples:
             )
         return examples
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.documents)
 
     @property
-    def columns(self):
+    def columns(self) -> list[str]:
         """Names of the text columns; Sentence Transformers reads them by place."""
         if self.queries is None:
             return ["text"] if self.damaged is None else ["damaged", "text"]
@@ -85,21 +97,23 @@ class Examples:
         return ["anchor", "positive", *(f"negative_{i}" for i in range(1, count))]
 
     @property
-    def roles(self):
+    def roles(self) -> list[Role]:
         """Of every column "query" or "document"."""
-        first = "document" if self.queries is None else "query"
-        return [first, *["document"] * (len(self.columns) - 1)]
+        first: Role = "document" if self.queries is None else "query"
+        others: list[Role] = ["document"] * (len(self.columns) - 1)
+        return [first, *others]
 
-    def distinct_texts(self):
+    def distinct_texts(self) -> Iterator[tuple[Role, list[str]]]:
         """Pairs of a role and the distinct texts of it."""
-        for role, source, index in (
+        parts: list[tuple[Role, Items, Ints | None]] = [
             ("query", self.data.queries, self.queries),
             ("document", self.data.documents, self.documents),
-        ):
+        ]
+        for role, source, index in parts:
             if index is not None:
                 yield role, [source[i] for i in np.unique(index)]
 
-    def dataset(self):
+    def dataset(self) -> Dataset:
         """The texts and labels as a `datasets.Dataset`."""
         texts = [
             [self.data.documents[i] for i in column] for column in self.documents.T
@@ -108,13 +122,19 @@ class Examples:
             texts.insert(0, [self.data.queries[i] for i in self.queries])
         elif self.damaged is not None:
             texts.insert(0, self.damaged)
-        columns = dict(zip(self.columns, texts, strict=True))
+        columns: dict[str, Any] = dict(zip(self.columns, texts, strict=True))
         if self.labels is not None:
             columns["label"] = self.labels
         return Dataset.from_dict(columns)
 
 
-def _ranked(data, spec, settings, rng, model):
+def _ranked(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     """Pairs, triplets and n-tuples: query, relevant document, negatives."""
     queries, positives = data.positive_pairs(settings.use_all_docs, rng)
     count = 0
@@ -130,7 +150,14 @@ def _ranked(data, spec, settings, rng, model):
     return Examples(data, queries, documents, in_batch=spec.in_batch)
 
 
-def _labelled(data, spec, settings, rng, model):
+def _labelled(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
+    labels: np.ndarray
     queries, documents, labels = data.labelled_pairs(settings.use_all_docs, rng)
     if spec.binary:
         labels = (labels > 0).astype(np.int64)
@@ -139,43 +166,74 @@ def _labelled(data, spec, settings, rng, model):
     return Examples(data, queries, documents[:, None], labels)
 
 
-def _scored(data, spec, settings, rng, model):
+def _scored(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     queries, first, second, *grades = data.graded_pairs(rng)
     documents = np.column_stack([first, second])
     return Examples(data, queries, documents, np.column_stack(grades))
 
 
-def _with_targets(data, spec, settings, rng, model):
+def _with_targets(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     """Pairs, and as the target of both texts the document's vector as it is now."""
     queries, positives = data.positive_pairs(settings.use_all_docs, rng)
     distinct, rows = np.unique(positives, return_inverse=True)
+    prompts: dict[str, Any] = model.prompts  # none is None, whatever its type says
     with model.truncate_embeddings(None):  # as the loss gets them
         targets = encode(
             model,
             [data.documents[i] for i in distinct],
             role="document",
-            prompt=choose_prompt(model.prompts, settings.document_prompt, "document"),
+            prompt=choose_prompt(prompts, settings.document_prompt, "document"),
             normalize=settings.normalize,
             precision=settings.precision,
         )
     return Examples(data, queries, positives[:, None], targets[rows])
 
 
-def _of_classes(data, spec, settings, rng, model):
+def _of_classes(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     queries, positives = data.positive_pairs(settings.use_all_docs, rng)
     return Examples(data, queries, positives[:, None], query_classes(data)[queries])
 
 
-def _documents(data, spec, settings, rng, model):
+def _documents(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     return Examples(data, None, data.pool[:, None])
 
 
-def _damaged(data, spec, settings, rng, model):
+def _damaged(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
     texts = [_delete_words(data.documents[i], rng) for i in data.pool]
     return Examples(data, None, data.pool[:, None], damaged=texts)
 
 
-def _delete_words(text, rng):
+def _delete_words(text: str, rng: np.random.RandomState) -> str:
     words = text.split()
     if not words:
         return text

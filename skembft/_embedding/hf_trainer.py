@@ -1,14 +1,28 @@
 """The trainer of Sentence Transformers as a fit needs it. Import it lazily."""
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer
-from transformers import TrainerCallback
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import (
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from skembft._embedding.batches import PlannedBatches
+from skembft._embedding.batches import Plan, PlannedBatches
 from skembft._embedding.checkpoints import Phase
+from skembft._embedding.processes import Processes
+from skembft._finetuner.epochs import EpochTasks
+from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.trainer import Settings
 
 
 class FinetuningTrainer(SentenceTransformerTrainer):
@@ -17,24 +31,30 @@ class FinetuningTrainer(SentenceTransformerTrainer):
     It keeps training texts out of the model card, and the losses for the history.
     """
 
-    plan = phase = watch = processes = steps_per_epoch = None
+    plan: Plan | None = None
+    phase: Phase | None = None
+    watch: Watch
+    processes: Processes
+    steps_per_epoch: int
 
-    def add_model_card_callback(self, *args, **kwargs):
+    def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the callback would copy training texts into the model."""
 
-    def training_step(self, *args, **kwargs):
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
         # the trainer has divided it by the number of batches of a step
         scale = self.current_gradient_accumulation_steps
         self.watch.losses.append(loss.detach() * scale)
         return loss
 
-    def get_batch_sampler(self, dataset, **kwargs):
+    def get_batch_sampler(
+        self, dataset: Any, *args: Any, **kwargs: Any
+    ) -> BatchSampler | None:
         if self.plan is None:
-            return super().get_batch_sampler(dataset, **kwargs)
+            return super().get_batch_sampler(dataset, *args, **kwargs)
         return PlannedBatches(self.plan, self.processes.rank, self.processes.count)
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> DataLoader:
         if self.plan is None:
             return super().get_train_dataloader()
         # as it is: accelerate would share out again what the plan has shared out
@@ -44,59 +64,78 @@ class FinetuningTrainer(SentenceTransformerTrainer):
 
     # ---- checkpoints
 
-    def _save_checkpoint(self, model, trial):
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         progress = self.watch.progress()
         self.processes.wait()
         if self.is_world_process_zero():
+            assert self.phase is not None
             path = self.phase.directory / f"checkpoint-{self.state.global_step}"
             if self.watch.monitor.best_state is not None:
                 save_file(self.watch.monitor.best_state, path / "best.safetensors")
             self.phase.finish(path, progress)
         self.processes.wait()
 
-    def _save(self, output_dir=None, state_dict=None):
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        assert output_dir is not None  # of a checkpoint
         path = Path(output_dir)
         path.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().clone() for name, t in self._weights().items()}
         save_file(weights, path / "weights.safetensors")
 
-    def _load_from_checkpoint(self, checkpoint_path):
+    def _load_from_checkpoint(
+        self, checkpoint_path: str, model: nn.Module | None = None
+    ) -> None:
         saved = load_file(Path(checkpoint_path, "weights.safetensors"))
         with torch.no_grad():
             for name, tensor in self._weights().items():
                 tensor.copy_(saved[name])
 
-    def _weights(self):
+    def _weights(self) -> dict[str, Tensor]:
         """Tensors of the model and of the loss by name."""
         weights = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        assert isinstance(self.loss, nn.Module)  # as there is one set of data
         of_model = {id(parameter) for parameter in self.model.parameters()}
         for name, parameter in self.loss.named_parameters():
             if parameter.requires_grad and id(parameter) not in of_model:
                 weights[f"loss.{name}"] = parameter
         return weights
 
-    def resume(self, checkpoint):
+    def resume(self, checkpoint: Path) -> None:
         """Go on, with weights, history and losses, where a checkpoint was written."""
         best = checkpoint / "best.safetensors"
         best_state = load_file(best) if best.is_file() else None
         self.watch.restore(Phase.progress(checkpoint), best_state)
         if self.watch.stopped:
-            self._load_from_checkpoint(checkpoint)
+            self._load_from_checkpoint(str(checkpoint))
         else:
             self.train(resume_from_checkpoint=str(checkpoint))
+
+
+class _Trainer(Protocol):
+    settings: Settings
+    model: SentenceTransformer
+    processes: Processes
+    tasks: EpochTasks
 
 
 class Watch(TrainerCallback):
     """Evaluates, reports epochs to scikit-learn's callbacks, and stops the trainer."""
 
-    def __init__(self, trainer, monitor, steps_per_epoch, epochs):
+    def __init__(
+        self,
+        trainer: _Trainer,
+        monitor: Monitor,
+        steps_per_epoch: int,
+        epochs: float,
+    ) -> None:
         self.trainer, self.monitor = trainer, monitor
         self.every = trainer.settings.evaluation_steps or steps_per_epoch
         self.last_step = max(1, round(epochs * steps_per_epoch))
-        self.losses, self.stopped = [], False
+        self.losses: list[Tensor] = []
+        self.stopped = False
 
-    def progress(self):
+    def progress(self) -> dict[str, Any]:
         """What `restore` needs, as JSON values; all processes must ask."""
         mean = self.trainer.processes.mean
         return {
@@ -105,37 +144,58 @@ class Watch(TrainerCallback):
             "monitor": self.monitor.progress(),
         }
 
-    def restore(self, progress, best_state):
+    def restore(
+        self, progress: dict[str, Any], best_state: dict[str, Tensor] | None
+    ) -> None:
         device = self.trainer.model.device
         self.losses = [torch.tensor(x, device=device) for x in progress["losses"]]
         self.stopped = progress["stopped"]
         self.monitor.restore(progress["monitor"], best_state)
 
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+    def on_epoch_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        train_dataloader: Any = None,
+        **kwargs: Any,
+    ) -> None:
         sampler = train_dataloader.batch_sampler
         if isinstance(sampler, PlannedBatches):
             sampler.set_epoch(round(state.epoch or 0))
         self.trainer.tasks.begin()
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
         last = state.global_step >= self.last_step
         if last or state.global_step % self.every == 0:
             self._evaluate(state)
         self._stop(control, self.stopped or last)
 
-    def on_epoch_end(self, args, state, control, **kwargs):
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
         # asked in every process, and clocks may differ
         if self.trainer.processes.agree(self.trainer.tasks.end()):
             self._evaluate(state)
             self._stop(control, True)
 
-    def _evaluate(self, state):
+    def _evaluate(self, state: TrainerState) -> None:
         if self.losses:  # nothing to say twice of the same step
             loss = self.trainer.processes.mean(torch.stack(self.losses).mean()).item()
             self.losses.clear()
             if self.monitor.update(state.global_step, state.epoch, loss):
                 self.stopped = True
 
-    def _stop(self, control, stop):
+    def _stop(self, control: TrainerControl, stop: bool) -> None:
         if stop:
             self.stopped = control.should_training_stop = True

@@ -4,8 +4,15 @@ import hashlib
 import os
 from functools import partial
 from types import CodeType, FunctionType
+from typing import Any, TypeAlias
 
 import numpy as np
+
+from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.trainer import Settings
+from skembft._utils.types import Items
+
+Identity: TypeAlias = dict[str, Any]  # JSON values by readable names
 
 # parameters that say where and how often to save, not what is trained
 _NOT_TRAINING = {
@@ -18,7 +25,12 @@ _NOT_TRAINING = {
 }
 
 
-def identity_of(estimator, model_fingerprint, data, held_out):
+def identity_of(
+    estimator: Settings,
+    model_fingerprint: str,
+    data: RetrievalData,
+    held_out: RetrievalData | None,
+) -> Identity:
     """What determines the result of a fit, as JSON values by readable names."""
     identity = {
         name: _readable(value)
@@ -32,7 +44,7 @@ def identity_of(estimator, model_fingerprint, data, held_out):
     return identity
 
 
-def _readable(value):
+def _readable(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -58,7 +70,7 @@ def _readable(value):
     return name
 
 
-def _hash_code(code):
+def _hash_code(code: CodeType) -> str:
     """Hash of what a function does, the same in every process."""
     inner = [
         _hash_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts
@@ -66,12 +78,12 @@ def _hash_code(code):
     return hash_of(code.co_code, *inner, repr(code.co_names))[:12]
 
 
-def _digests(data):
-    def of_texts(texts):
+def _digests(data: RetrievalData) -> dict[str, str]:
+    def of_texts(texts: Items) -> str:
         digest = hash_of(*(text.encode() for text in texts))
         return f"{len(texts)} texts, {digest[:12]}"
 
-    relevance = data.relevance
+    relevance = data.judged
     arrays = [
         data.row_query,
         data.example_row,
@@ -91,7 +103,7 @@ def _digests(data):
     }
 
 
-def hash_of(*parts):
+def hash_of(*parts: str | bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part

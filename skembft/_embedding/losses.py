@@ -1,26 +1,40 @@
 """Losses of whole models. Imports torch: import it lazily."""
 
 import inspect
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
+from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.trainer import Settings
 from skembft._losses.params import build_loss, class_of
 from skembft._losses.table import (
     LOSSES,
+    LossSpec,
     check_wrapping,
     find_loss,
     name_of_class,
     wrapped_loss,
 )
-from skembft._models.loading import ModelOptions, load_shared, no_progress_bar
+from skembft._models.loading import (
+    ModelOptions,
+    dimension_of,
+    load_shared,
+    no_progress_bar,
+)
 from skembft._models.lora import has_lora
+from skembft._utils.types import Params
 
 
-def build(estimator, model, data):
+def build(
+    estimator: Settings, model: SentenceTransformer, data: RetrievalData
+) -> tuple[Any, LossSpec]:
     """Build the loss of an `EmbeddingFinetuner`.
 
     Layers of the loss are drawn from torch's global random state.
@@ -51,7 +65,9 @@ def build(estimator, model, data):
     return loss, spec
 
 
-def _with_columns(loss, model, wrappers=()):
+def _with_columns(
+    loss: Any, model: SentenceTransformer, wrappers: tuple[str, ...] = ()
+) -> tuple[Any, LossSpec]:
     """Let a loss, or the one it wraps, take columns; return it and what it needs."""
     name = name_of_class(type(loss), LOSSES)
     if name is None:
@@ -78,13 +94,13 @@ def _with_columns(loss, model, wrappers=()):
 class AllColumns(nn.Module):
     """Gives a loss of single texts and their classes the texts of all columns."""
 
-    def __init__(self, model, loss):
+    def __init__(self, model: SentenceTransformer, loss: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         loss.sentence_embedder = nn.Identity()  # it gets embeddings
 
-    def forward(self, features, labels):
+    def forward(self, features: list[dict[str, Tensor]], labels: Tensor) -> Tensor:
         columns = [self.model(column)["sentence_embedding"] for column in features]
         embeddings = {"sentence_embedding": torch.cat(columns)}
         return self.loss([embeddings], labels.repeat(len(columns)))
@@ -93,12 +109,14 @@ class AllColumns(nn.Module):
 class _Maker:
     """Makes losses by name or class, with arguments that model and data decide."""
 
-    def __init__(self, estimator, model, data):
+    def __init__(
+        self, estimator: Settings, model: SentenceTransformer, data: RetrievalData
+    ) -> None:
         self.estimator = estimator
         self.model = model
         self.data = data
 
-    def make(self, loss, loss_params):
+    def make(self, loss: str | type, loss_params: Params | None) -> Any:
         name = find_loss(loss, LOSSES)
         cls, fixed = class_of(loss)
         filled_in = {}
@@ -107,10 +125,9 @@ class _Maker:
             if fill_in is not None and argument not in fixed:
                 given = (loss_params or {}).get(argument)
                 filled_in[argument] = fill_in(given, loss_params)
+        context: AbstractContextManager[None] = nullcontext()
         if LOSSES[name].needs == "damaged":
             context = _quiet_decoder(self.model)
-        else:
-            context = nullcontext()
         try:
             with context:
                 return build_loss(loss, self.model, loss_params, filled_in)
@@ -120,13 +137,13 @@ class _Maker:
                 f"loss={name!r} cannot be built for this model: {reason}"
             ) from error
 
-    def _loss(self, _, loss_params):
+    def _loss(self, _: Any, loss_params: Params | None) -> Any:
         return self.make(*wrapped_loss(loss_params))
 
-    def _matryoshka_dims(self, given, _):
-        return given or halved_dims(self.model.get_embedding_dimension())
+    def _matryoshka_dims(self, given: Any, _: Params | None) -> Any:
+        return given or halved_dims(dimension_of(self.model))
 
-    def _guide(self, given, _):
+    def _guide(self, given: Any, _: Params | None) -> SentenceTransformer:
         options = ModelOptions.of(self.estimator)
         if given is not None:
             options = ModelOptions(
@@ -136,22 +153,22 @@ class _Maker:
             )
         return load_shared(options).model
 
-    def _embedding_dimension(self, *_):
+    def _embedding_dimension(self, *_: Any) -> int:
         with self.model.truncate_embeddings(None):  # as the loss gets them
-            return self.model.get_embedding_dimension()
+            return dimension_of(self.model)
 
-    def _num_labels(self, *_):
+    def _num_labels(self, *_: Any) -> int:
         return _count_labels(self.data)
 
-    def _gather_across_devices(self, given, _):
+    def _gather_across_devices(self, given: Any, _: Params | None) -> Any:
         return is_distributed() if given is None else given
 
 
-def _count_labels(data):
+def _count_labels(data: RetrievalData) -> int:
     return len(np.unique(data.example_grade)) if data.labelled else 2
 
 
-def _check_categories(loss, data):
+def _check_categories(loss: Any, data: RetrievalData) -> None:
     """Raise an error where a callable's loss knows fewer categories than there are."""
     while not hasattr(loss, "num_labels"):  # a wrapper
         loss = loss.loss
@@ -163,7 +180,7 @@ def _check_categories(loss, data):
         )
 
 
-def halved_dims(dim):
+def halved_dims(dim: int) -> list[int]:
     """A dimension and its halves, as long as they are at least 64; always one half."""
     dims = [dim]
     while dim > 1 and (len(dims) == 1 or dim // 2 >= 64):
@@ -172,7 +189,7 @@ def halved_dims(dim):
     return dims
 
 
-def is_distributed():
+def is_distributed() -> bool:
     """Whether several processes train together."""
     distributed = torch.distributed
     return (
@@ -183,7 +200,7 @@ def is_distributed():
 
 
 @contextmanager
-def _quiet_decoder(model):
+def _quiet_decoder(model: SentenceTransformer) -> Iterator[None]:
     """Load a decoder whose weights are tied to a model's, and keep the model's values.
 
     The library puts the decoder's parameters, as they are on disk and trainable, in

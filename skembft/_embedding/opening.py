@@ -4,14 +4,18 @@ import os
 from copy import deepcopy
 from numbers import Integral
 
+import numpy as np
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skembft._data.retrieval_data import RetrievalData
 from skembft._embedding.checkpoints import Run
 from skembft._embedding.identity import identity_of
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainer import ModelTrainer
+from skembft._finetuner.trainer import Settings
 from skembft._models.loading import (
     ModelOptions,
     ends_in_normalize,
@@ -21,7 +25,12 @@ from skembft._models.loading import (
 from skembft._utils.search import in_fold, in_search
 
 
-def open_trainer(finetuner, rng, data, held_out):
+def open_trainer(
+    finetuner: Settings,
+    rng: np.random.RandomState,
+    data: RetrievalData,
+    held_out: RetrievalData | None,
+) -> ModelTrainer:
     """The trainer of a fit of an `EmbeddingFinetuner`."""
     processes = Processes.of(finetuner.device)
     if finetuner.batch_size % processes.count:
@@ -54,7 +63,7 @@ def open_trainer(finetuner, rng, data, held_out):
     return ModelTrainer(finetuner, model, rng, int(seed), processes, run)
 
 
-def _start_model(finetuner, warm):
+def _start_model(finetuner: Settings, warm: bool) -> tuple[SentenceTransformer, str]:
     """The model to train, and a hash of what it starts from."""
     if warm:
         model = deepcopy(finetuner.model_)

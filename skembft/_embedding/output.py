@@ -1,19 +1,33 @@
 """The fine-tuned model in `model_output_path`."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skembft._utils import types
 from skembft._utils.paths import check_output_path
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 # what an older model may have left that the new one does not have
 _WEIGHTS = ("adapter_*", "model*.safetensors*", "pytorch_model*")
 
 
-def write_model(model, path):
+class _Settings(Protocol):
+    model_id: types.Path
+    model_output_path: types.Path | None
+    save_checkpoints: bool
+    resume_from_checkpoint: bool
+
+
+def write_model(model: SentenceTransformer, path: types.Path) -> None:
     """Write a Sentence Transformers directory at `path`, beside its checkpoints.
 
     The files are complete before the first of them takes the place of an older one.
@@ -37,7 +51,7 @@ def write_model(model, path):
             os.replace(entry, target)
 
 
-def check_output(settings):
+def check_output(settings: _Settings) -> None:
     """Refuse a place where the model, or a checkpoint, of a finetuner cannot be."""
     path = settings.model_output_path
     if path is not None:

@@ -9,9 +9,10 @@ from sentence_transformers import SentenceTransformer
 
 from skembft._models.files import UNSAFE
 from skembft._models.loading import is_available, no_progress_bar, save_merged
+from skembft._models.lora import transformer_of
 
 
-def pack_model(model):
+def pack_model(model: SentenceTransformer) -> bytes:
     """Return the files of `save_pretrained` as the bytes of a zip archive."""
     buffer = io.BytesIO()
     with tempfile.TemporaryDirectory() as directory:
@@ -22,7 +23,14 @@ def pack_model(model):
     return buffer.getvalue()
 
 
-def unpack_model(packed, *, model_id, truncate_dim, trust_remote_code, device):
+def unpack_model(
+    packed: bytes,
+    *,
+    model_id: str,
+    truncate_dim: int | None,
+    trust_remote_code: bool,
+    device: str | None,
+) -> SentenceTransformer:
     """Load a model from the bytes of `pack_model`, on `device` where it exists here.
 
     It is known by `model_id` again, where a decoder may be looked for.
@@ -41,12 +49,15 @@ def unpack_model(packed, *, model_id, truncate_dim, trust_remote_code, device):
             trust_remote_code=trust_remote_code,
             device=device if is_available(device) else None,
         ).eval()
-    if getattr(model, "transformers_model", None) is not None:
-        model.transformers_model.config._name_or_path = model_id
+    transformer = transformer_of(model)
+    if transformer is not None:
+        transformer.config._name_or_path = model_id
     return model
 
 
-def _check_archive(archive, size, trust_remote_code):
+def _check_archive(
+    archive: zipfile.ZipFile, size: int, trust_remote_code: bool
+) -> None:
     """Refuse names that lead elsewhere, files that may hold code, and damage."""
     entries = archive.infolist()
     for entry in entries:

@@ -1,7 +1,15 @@
 """The processes that train one model together. Import it lazily."""
 
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
+
 import numpy as np
 import torch
+from torch import Tensor
+
+from skembft._utils.types import Items, Vectors
+
+T = TypeVar("T")
 
 
 class Processes:
@@ -11,11 +19,11 @@ class Processes:
     texts that validation encodes.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rank, self.count = 0, 1
 
     @classmethod
-    def of(cls, device):
+    def of(cls, device: str | None) -> Self:
         """Join the processes that the launcher's environment tells of."""
         from accelerate import PartialState
         from accelerate.utils import get_int_from_env
@@ -26,7 +34,7 @@ class Processes:
             processes.rank, processes.count = state.process_index, state.num_processes
         return processes
 
-    def agree(self, value):
+    def agree(self, value: T) -> T:
         """The value of the first process, in all of them."""
         if self.count > 1:
             box = [value]
@@ -34,11 +42,12 @@ class Processes:
             (value,) = box
         return value
 
-    def first(self, function):
+    def first(self, function: Callable[[], T]) -> T:
         """Call a function in the first process; all return, or raise, what it does."""
         if self.count == 1:
             return function()
-        result = error = None
+        result: Any = None
+        error: Exception | None = None
         if self.rank == 0:
             try:
                 result = function()
@@ -49,22 +58,22 @@ class Processes:
             raise error
         return result
 
-    def mean(self, tensor):
+    def mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""
         if self.count > 1:
             tensor = tensor.clone()
             torch.distributed.all_reduce(tensor)
         return tensor / self.count
 
-    def wait(self):
+    def wait(self) -> None:
         if self.count > 1:
             torch.distributed.barrier()
 
-    def map_rows(self, function, items):
+    def map_rows(self, function: Callable[[Items], Vectors], items: Items) -> Vectors:
         """Apply a function of items to arrays; each process does its share of them."""
         if self.count == 1 or len(items) < self.count:
             return function(items)
-        parts = [None] * self.count
+        parts: list[Any] = [None] * self.count
         mine = function(items[self.rank :: self.count])
         torch.distributed.all_gather_object(parts, mine)
         out = np.empty((len(items), *mine.shape[1:]), mine.dtype)

@@ -3,13 +3,19 @@
 import inspect
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 
 from skembft._losses.table import check_argument_names
 from skembft._models.lora import has_lora, merge_lora, transformer_of
+from skembft._utils.types import Params
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 _NOT_LOW_RANK = {
     *("task_type", "inference_mode"),
@@ -31,11 +37,11 @@ class LayerStack:
     path: str
 
     @property
-    def layers(self):
+    def layers(self) -> nn.ModuleList:
         return getattr(self.parent, self.name)
 
     @classmethod
-    def of(cls, model, purpose):
+    def of(cls, model: SentenceTransformer, purpose: str) -> Self:
         """Find the layers, or raise an error that says what wanted them."""
         if any(isinstance(module, Router) for module in model):
             raise InvalidParameterError(
@@ -54,7 +60,9 @@ class LayerStack:
         )
 
 
-def choose_weights(model, trainable, trainable_params):
+def choose_weights(
+    model: SentenceTransformer, trainable: str | int, trainable_params: Params | None
+) -> None:
     """Mark what is trained: "all", the top so many layers, or "lora".
 
     Low-rank weights that a warm start brings are trained on, or folded in.
@@ -69,7 +77,7 @@ def choose_weights(model, trainable, trainable_params):
         freeze_lower_layers(model, int(trainable))
 
 
-def freeze_lower_layers(model, n_top):
+def freeze_lower_layers(model: SentenceTransformer, n_top: int) -> LayerStack:
     """Train the top layers, and what comes after them; return the `LayerStack`."""
     stack = LayerStack.of(model, f"trainable={n_top}")
     if n_top > len(stack.layers):
@@ -79,7 +87,8 @@ def freeze_lower_layers(model, n_top):
         )
     # all that the transformer registers before its layers, or beside them, feeds them
     first = next(stack.layers.parameters())
-    transformer = model.transformers_model
+    transformer = transformer_of(model)
+    assert transformer is not None  # as it has layers
     for parameter in transformer.parameters():
         if parameter is first:
             break
@@ -91,7 +100,9 @@ def freeze_lower_layers(model, n_top):
     return stack
 
 
-def layer_rates(model, learning_rate, decay):
+def layer_rates(
+    model: SentenceTransformer, learning_rate: float, decay: float
+) -> dict[str, float]:
     """Learning rates by pattern of a parameter's name, falling from layer to layer.
 
     The top layer and what follows it have `learning_rate`, each layer below `decay`
@@ -116,7 +127,7 @@ def layer_rates(model, learning_rate, decay):
 # ---- LoRA
 
 
-def lora_config(params):
+def lora_config(params: Params | None) -> "LoraConfig":
     """Return peft's configuration, or raise an error that names what is wrong."""
     try:
         from peft import LoraConfig
@@ -144,7 +155,7 @@ def lora_config(params):
         raise InvalidParameterError(f"trainable_params: {error}") from None
 
 
-def add_lora(model, params):
+def add_lora(model: SentenceTransformer, params: Params | None) -> None:
     """Freeze a model and add low-rank weights to its linear layers (peft)."""
     if transformer_of(model) is None or not model.has_peft_compatible_model():
         raise InvalidParameterError(
@@ -154,7 +165,7 @@ def add_lora(model, params):
     model.add_adapter(lora_config(params))
 
 
-def finish(model, params):
+def finish(model: SentenceTransformer, params: Params | None) -> None:
     """Make of a model that was trained in part one like any other."""
     if (params or {}).get("merge"):
         merge_lora(model)

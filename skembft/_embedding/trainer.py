@@ -5,30 +5,44 @@ import tempfile
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
+from typing import Any, TypeAlias
 
-from sentence_transformers import SentenceTransformerTrainingArguments
+import numpy as np
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainingArguments,
+)
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 from sentence_transformers.sentence_transformer.modules import Router
+from torch import Tensor, nn
 from transformers import PrinterCallback
 
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
-from skembft._embedding.batches import may_conflict, plan_epochs
+from skembft._embedding.batches import Plan, may_conflict, plan_epochs
+from skembft._embedding.checkpoints import Phase, Run
 from skembft._embedding.examples import Examples
 from skembft._embedding.hf_trainer import FinetuningTrainer, Watch
 from skembft._embedding.losses import build
+from skembft._embedding.processes import Processes
 from skembft._embedding.speed.dropout import fast_dropout
 from skembft._embedding.speed.forward import length_sorted
 from skembft._embedding.speed.lower_layers import lower_layers_once
 from skembft._embedding.speed.table_gradients import gradients_in_place
 from skembft._embedding.trainable import LayerStack, choose_weights, layer_rates
-from skembft._finetuner.trainer import GradientTrainer
+from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._models.encoding import encode
+from skembft._models.loading import dimension_of
 from skembft._models.precision import resolve_precision
 from skembft._models.prompts import choose_prompt
 from skembft._models.random_state import seeded_rng
+from skembft._utils.types import Ints, Items, Path, Role, Vectors
 from skembft.mining._candidates import with_mined_negatives
+
+State: TypeAlias = dict[str, Tensor]  # of the model
 
 
 @dataclass(frozen=True)
@@ -37,11 +51,11 @@ class TextData:
 
     data: RetrievalData
 
-    def subset(self, queries):
+    def subset(self, queries: Ints) -> "TextData":
         return TextData(self.data.subset(queries))
 
 
-class ModelTrainer(GradientTrainer):
+class ModelTrainer(GradientTrainer[TextData, State]):
     """Trains the model of an `EmbeddingFinetuner`.
 
     Parameters
@@ -57,14 +71,21 @@ class ModelTrainer(GradientTrainer):
         Where checkpoints go.
     """
 
-    def __init__(self, estimator, model, rng, seed, processes, run=None):
+    def __init__(
+        self,
+        estimator: Settings,
+        model: SentenceTransformer,
+        rng: np.random.RandomState,
+        seed: int,
+        processes: Processes,
+        run: Run | None = None,
+    ) -> None:
         super().__init__(estimator, rng)
         self.model = model
+        own: dict[str, Any] = model.prompts  # none is None, whatever its type says
         self.prompts = {
-            "query": choose_prompt(model.prompts, estimator.query_prompt, "query"),
-            "document": choose_prompt(
-                model.prompts, estimator.document_prompt, "document"
-            ),
+            "query": choose_prompt(own, estimator.query_prompt, "query"),
+            "document": choose_prompt(own, estimator.document_prompt, "document"),
         }
         self.seed = seed
         self.processes = processes
@@ -74,10 +95,10 @@ class ModelTrainer(GradientTrainer):
             choose_weights(model, estimator.trainable, estimator.trainable_params)
         self.untouched = self.snapshot() if estimator.refit else None
 
-    def prepare(self, data):
+    def prepare(self, data: RetrievalData) -> TextData:
         return TextData(data)
 
-    def train(self, texts, monitor, epochs):
+    def train(self, texts: TextData, monitor: Monitor, epochs: float) -> State:
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings
         if self.untouched is not None:
@@ -102,7 +123,8 @@ class ModelTrainer(GradientTrainer):
             self._enter_layers(stack, trainer.args.bf16)
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
                 self._enter_forward(stack, directory, examples)
-            checkpoint = phase.newest() if phase and self.run.resume else None
+            resume = self.run is not None and self.run.resume
+            checkpoint = phase.newest() if phase and resume else None
             if checkpoint is None:
                 monitor.start()
                 trainer.train()
@@ -112,7 +134,9 @@ class ModelTrainer(GradientTrainer):
         monitor.finish()
         return monitor.best_state
 
-    def _make_trainer(self, loss, examples, directory):
+    def _make_trainer(
+        self, loss: nn.Module, examples: Examples, directory: Path
+    ) -> FinetuningTrainer:
         settings = self.settings
         trainer = FinetuningTrainer(
             model=self.model,
@@ -131,16 +155,16 @@ class ModelTrainer(GradientTrainer):
         trainer.args.warmup_steps = int(steps * settings.epochs * settings.warmup_ratio)
         return trainer
 
-    def _with_mined_negatives(self, texts):
+    def _with_mined_negatives(self, texts: TextData) -> TextData:
         encoded = EncodedData(texts.data, *self.vectors(texts))
         return TextData(with_mined_negatives(encoded).data)
 
-    def _phase(self):
+    def _phase(self) -> Phase | None:
         if self.run is None:
             return None
         return self.run.phase("refit" if self.tasks.refitting else "fit")
 
-    def _plan(self, examples):
+    def _plan(self, examples: Examples) -> Plan | None:
         """The batches of all epochs, or None for the trainer's own random ones."""
         settings = self.settings
         conflict = examples.in_batch and may_conflict(examples)
@@ -167,7 +191,7 @@ class ModelTrainer(GradientTrainer):
             )
         return plan
 
-    def _enter_layers(self, stack, bf16):
+    def _enter_layers(self, stack: ExitStack, bf16: bool) -> None:
         """What layers compute in other ways than PyTorch, where these are faster."""
         settings = self.settings
         if self.model.device.type != "cpu" or settings.torch_compile:
@@ -177,10 +201,13 @@ class ModelTrainer(GradientTrainer):
         if bf16 and not settings.activation_checkpointing:
             stack.enter_context(fast_dropout(self.model))
 
-    def _enter_forward(self, stack, directory, examples):
+    def _enter_forward(
+        self, stack: ExitStack, directory: str, examples: Examples
+    ) -> None:
         settings = self.settings
         if isinstance(settings.trainable, Integral):
-            layers, n_top = LayerStack.of(self.model, "trainable"), settings.trainable
+            layers = LayerStack.of(self.model, "trainable")
+            n_top = int(settings.trainable)
             if n_top < len(layers.layers):
                 stack.enter_context(
                     lower_layers_once(self.model, layers, n_top, directory)
@@ -191,14 +218,16 @@ class ModelTrainer(GradientTrainer):
         if settings.sort_by_length and not settings.torch_compile:
             stack.enter_context(length_sorted(self.model))
 
-    def _arguments(self, directory, examples):
+    def _arguments(
+        self, directory: Path, examples: Examples
+    ) -> SentenceTransformerTrainingArguments:
         settings = self.settings
         device = self.model.device
         prompts = {
             column: self.prompts[role]
             for column, role in zip(examples.columns, examples.roles, strict=True)
         }
-        routes = {}
+        routes: dict[str, str] = {}
         if any(isinstance(module, Router) for module in self.model):
             routes = dict(zip(examples.columns, examples.roles, strict=True))
         rates = {}
@@ -231,40 +260,40 @@ class ModelTrainer(GradientTrainer):
         arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
 
-    def vectors(self, texts):
+    def vectors(self, texts: TextData) -> tuple[Vectors, Vectors]:
         """Vectors of the distinct queries and documents by the model as it is."""
-        return tuple(
-            self.processes.map_rows(lambda part, role=role: self.encode(part, role), t)
-            for t, role in (
-                (texts.data.queries, "query"),
-                (texts.data.documents, "document"),
-            )
+        data, share = texts.data, self.processes.map_rows
+        return (
+            share(partial(self.encode, role="query"), data.queries),
+            share(partial(self.encode, role="document"), data.documents),
         )
 
-    def encode(self, items, role):
+    def encode(self, texts: Items, role: Role) -> Vectors:
         return encode(
             self.model,
-            items,
+            list(texts),
             role=role,
             prompt=self.prompts[role],
             normalize=self.settings.normalize,
             precision=self.settings.precision,
         )
 
-    def snapshot(self):
+    def snapshot(self) -> State:
         return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
 
-    def trained(self):
+    def trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
-    def attributes(self, state=None):
+    def attributes(self, state: State | None = None) -> dict[str, Any]:
         if state is not None:
             self.model.load_state_dict(state)
-        dim = int(self.model.get_embedding_dimension())
-        return {"model_": self.model, "embedding_dim_": dim}
+        return {
+            "model_": self.model,
+            "embedding_dim_": dimension_of(self.model),
+        }
 
 
-def leave_as_it_was(model, checkpointed):
+def leave_as_it_was(model: SentenceTransformer, checkpointed: bool) -> None:
     """Take back what the trainer and accelerate leave in a model."""
     for name in ("forward", "_original_forward"):  # of autocast
         model.__dict__.pop(name, None)

@@ -1,7 +1,9 @@
 """The flow that all finetuners share; a subclass says what is trained and how."""
 
 import warnings
+from functools import partial
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import (
@@ -16,13 +18,17 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items
+from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.trainer import Trainer
 from skembft._finetuner.validation import hold_out
-from skembft._losses.table import spec_of
+from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
+from skembft._saving.state import State
 from skembft._utils.estimators import DocLink
+from skembft._utils.types import Data, Floats, Ints, ItemKind, Similarity
 from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
@@ -32,13 +38,13 @@ from skembft.metrics._scoring import (
     score_estimator,
 )
 
-FINETUNER_CONSTRAINTS = {
+FINETUNER_CONSTRAINTS: dict[str, Any] = {
     "scoring": [str],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
     "refit": ["boolean"],
     "random_state": ["random_state"],
 }
-TRAINING_CONSTRAINTS = {
+TRAINING_CONSTRAINTS: dict[str, Any] = {
     **FINETUNER_CONSTRAINTS,
     "loss": [str, callable],
     "loss_params": [dict, None],
@@ -64,13 +70,33 @@ class BaseFinetuner(
 ):
     """Fit, score and retrieve; subclasses define `_open`, which makes a `Trainer`."""
 
-    _item_kind = "text"
-    _similarity = "cosine"  # or "dot"
-    _history_metrics = HISTORY_METRICS
+    _history_metrics: tuple[str, ...] = HISTORY_METRICS
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
+    embedding_dim_: int
+    history_: History
+    # what the data of the fit were; of a directory, None where it does not tell
+    _sizes: dict[str, int] | None
+
+    @property
+    def _item_kind(self) -> ItemKind:
+        return "text"
+
+    @property
+    def _similarity(self) -> Similarity:
+        return "cosine"
+
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, *, corpus=None, X_val=None, y_val=None, corpus_val=None):
+    def fit(
+        self,
+        X: Data,
+        y: Data = None,
+        *,
+        corpus: Data = None,
+        X_val: Data = None,
+        y_val: Data = None,
+        corpus_val: Data = None,
+    ) -> Self:
         """Fine-tune on queries and their relevant documents.
 
         Parameters
@@ -107,7 +133,7 @@ class BaseFinetuner(
         data = self._read(X, y, corpus, fitting=True, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
-        trainer = self._open(rng, data, held_out)
+        trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
         split = self._split(data, held_out, trainer.rng)
         tasks = trainer.tasks = EpochTasks(
             self, X, y, trainer.epochs * (1 + self.refit)
@@ -136,18 +162,29 @@ class BaseFinetuner(
         tasks.close()
         return self
 
-    def _check_settings(self):
+    def _check_settings(self) -> None:
         """Check constructor arguments beyond their types, before anything is read."""
         try:
             check_metrics(self.scoring)
         except ValueError as error:
             raise InvalidParameterError(f"scoring: {error}") from None
 
-    def _read(self, X, y, corpus, *, fitting=False, reset=False, suffix=""):
+    def _read(
+        self,
+        X: Data,
+        y: Data,
+        corpus: Data,
+        *,
+        fitting: bool = False,
+        reset: bool = False,
+        suffix: str = "",
+    ) -> RetrievalData:
         """Validate data; `reset` for those that define what the estimator takes."""
         return read_data(self, X, y, corpus, suffix=suffix)
 
-    def _read_validation(self, X_val, y_val, corpus_val, corpus):
+    def _read_validation(
+        self, X_val: Data, y_val: Data, corpus_val: Data, corpus: Data
+    ) -> RetrievalData | None:
         if X_val is None:
             if y_val is not None or corpus_val is not None:
                 raise ValueError("y_val and corpus_val go with X_val, which is None.")
@@ -161,7 +198,7 @@ class BaseFinetuner(
             )
         return held_out
 
-    def _check_learnable(self, data):
+    def _check_learnable(self, data: RetrievalData) -> None:
         spec = self._loss_spec()
         if spec is None:  # a callable's loss is known once it is made
             if not data.labelled:
@@ -174,20 +211,21 @@ class BaseFinetuner(
             data.check_negatives()
         spec.check_data(data)
 
-    def _loss_spec(self):
+    def _loss_spec(self) -> LossSpec | None:
         """What the loss needs, or None where a callable makes it."""
         name = self._find_loss()
         return None if name is None else spec_of(name, self.loss_params)
 
-    def _check_batch(self, spec, data):
+    def _check_batch(self, spec: LossSpec, data: RetrievalData) -> None:
         spec.check_batch(data, self.negatives, self.batch_size)
 
-    def _draws_negatives(self, data):
+    def _draws_negatives(self, data: RetrievalData) -> bool:
         """Whether every query must have a negative, as single ones are drawn."""
-        return self._loss_spec().draws_negatives(data, self.negatives)
+        spec = self._loss_spec()
+        return spec is not None and spec.draws_negatives(data, self.negatives)
 
     @staticmethod
-    def _check_answerable(data):
+    def _check_answerable(data: RetrievalData) -> None:
         if not len(data.answerable):
             raise ValueError(
                 f"There is nothing to learn from the {len(data.row_query)} sample(s): "
@@ -195,25 +233,34 @@ class BaseFinetuner(
                 "another row of the same class)."
             )
 
-    def _split(self, data, held_out, rng):
+    def _split(
+        self,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+        rng: np.random.RandomState,
+    ) -> tuple[Ints, Ints] | None:
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
         return hold_out(data, self.validation_fraction, rng)
 
-    def _fit_encoder(self, trainer, data, X, y, corpus, queries=None):
+    def _fit_encoder(
+        self,
+        trainer: Trainer[Any, Any],
+        data: RetrievalData,
+        X: Data,
+        y: Data,
+        corpus: Data,
+        queries: Ints | None = None,
+    ) -> bool:
         """Fit an encoder that learns, on some queries; return whether there is one."""
         return False
 
-    def _monitor(self, trainer, validation):
+    def _monitor(self, trainer: Trainer[Any, Any], validation: Any) -> Monitor:
         validate = None
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
-            metrics = check_metrics(names)
-
-            def validate():
-                return trainer.scores(validation, metrics)
-
+            validate = partial(trainer.scores, validation, check_metrics(names))
         monitor = Monitor(
             self.scoring,
             trainer.patience,
@@ -228,12 +275,12 @@ class BaseFinetuner(
         }
         return monitor
 
-    def _keep(self, trainer, state, monitor):
+    def _keep(self, trainer: Trainer[Any, Any], state: Any, monitor: Monitor) -> None:
         attributes = {**trainer.attributes(state), **monitor.attributes()}
         for name, value in attributes.items():
             setattr(self, name, value)
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         super()._restore(state)
         for name, value in state.attributes.items():
             setattr(self, name, value)
@@ -244,7 +291,14 @@ class BaseFinetuner(
         )
         self._sizes = state.sizes()
 
-    def score(self, X, y=None, sample_weight=None, *, corpus=None):
+    def score(
+        self,
+        X: Data,
+        y: Data = None,
+        sample_weight: Data = None,
+        *,
+        corpus: Data = None,
+    ) -> float:
         """Return the mean of the metric `scoring` over the distinct queries.
 
         Parameters
@@ -268,7 +322,7 @@ class BaseFinetuner(
         )
         return values[self.scoring]
 
-    def retrieve(self, X, corpus, k=10):
+    def retrieve(self, X: Data, corpus: Data, k: int = 10) -> tuple[Ints, Floats]:
         """Return the best documents of `corpus` for every query.
 
         Parameters
@@ -307,19 +361,19 @@ class BaseFinetuner(
         return top_k(queries, documents, int(k), similarity=self._similarity)
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.embedding_dim_
 
-    def __copy__(self):
+    def __copy__(self) -> Self:
         """A shallow copy, as callbacks get it each epoch: nothing is packed for it."""
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
         return copied
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_skembft_version": __version__}
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state.pop("_skembft_version", None)
         if saved != __version__:
             warnings.warn(

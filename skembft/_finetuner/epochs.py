@@ -1,5 +1,10 @@
 """Epochs, as scikit-learn's callbacks see them."""
 
+from collections.abc import Callable
+from typing import Any
+
+from skembft._utils.types import Data
+
 
 class EpochTasks:
     """Tell scikit-learn's callbacks of every epoch, and hear when to stop.
@@ -12,16 +17,16 @@ class EpochTasks:
         The most epochs that a fit may train.
     """
 
-    def __init__(self, estimator, X, y, n_epochs):
+    def __init__(self, estimator: Any, X: Data, y: Data, n_epochs: int) -> None:
         self.estimator, self.X, self.y = estimator, X, y
         self.root = estimator._init_callback_context(max_subtasks=n_epochs)
         self.root.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
-        self.current = None
+        self.current: Any = None  # a context of scikit-learn's, as `root`
         self.refitting = False
         # () -> the fitted attributes as they are now
-        self.attributes = None
+        self.attributes: Callable[[], dict[str, Any]] | None = None
 
-    def begin(self):
+    def begin(self) -> None:
         name = "refit-epoch" if self.refitting else "epoch"
         self.current = self.root.subcontext(task_name=name)
         self.current.call_on_fit_task_begin(
@@ -31,7 +36,7 @@ class EpochTasks:
             reconstruction_attributes=self.attributes,
         )
 
-    def end(self):
+    def end(self) -> bool:
         """Return whether a callback asks to stop.
 
         A refit is not stopped: how long it takes has been chosen.
@@ -44,5 +49,5 @@ class EpochTasks:
         )
         return stop and not self.refitting
 
-    def close(self):
+    def close(self) -> None:
         self.root.call_on_fit_task_end(estimator=self.estimator, X=self.X, y=self.y)

@@ -1,6 +1,7 @@
 """What finetuners over a frozen encoder share: opening, checking, pickling it."""
 
 import os
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -9,9 +10,14 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._data.containers import to_list, to_rows
+from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
+from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.trainer import Trainer
 from skembft._saving.params import encoder_to_json
+from skembft._saving.state import Parts, State
 from skembft._utils.estimators import thawed
+from skembft._utils.types import Data, Ints, ItemKind
 from skembft.encoders._base import BaseEncoder
 from skembft.encoders._sentence import SentenceEncoder
 from skembft.metrics._scoring import item_kind
@@ -26,11 +32,15 @@ class FrozenFinetuner(BaseFinetuner):
 
     _encoder_checked = True  # not after unpickling
 
-    def _check_settings(self):
+    encoder: Any  # in any form that `_check_encoder` lets pass
+    encoder_: Any
+    _encoder_fingerprint: str | None
+
+    def _check_settings(self) -> None:
         super()._check_settings()
         self._check_encoder()
 
-    def _check_encoder(self):
+    def _check_encoder(self) -> None:
         encoder = self.encoder
         if encoder is None or isinstance(encoder, str | os.PathLike):
             return
@@ -61,7 +71,7 @@ class FrozenFinetuner(BaseFinetuner):
 
     # ---- fit
 
-    def _open_encoder(self):
+    def _open_encoder(self) -> Any:
         """The encoder that a fit uses; finetuners among them are fitted later."""
         encoder = self.encoder
         if isinstance(encoder, str | os.PathLike):
@@ -70,7 +80,15 @@ class FrozenFinetuner(BaseFinetuner):
         ours = isinstance(encoder, BaseEncoder | BaseFinetuner | FrozenEstimator)
         return clone(encoder) if ours else encoder
 
-    def _fit_encoder(self, trainer, data, X, y, corpus, queries=None):
+    def _fit_encoder(
+        self,
+        trainer: Any,  # one that has an `encoder`
+        data: RetrievalData,
+        X: Data,
+        y: Data,
+        corpus: Data,
+        queries: Ints | None = None,
+    ) -> bool:
         if not isinstance(self.encoder, BaseFinetuner):
             return False
         if queries is not None:
@@ -79,7 +97,7 @@ class FrozenFinetuner(BaseFinetuner):
         trainer.encoder = clone(self.encoder).fit(X, y, corpus=corpus)
         return True
 
-    def _select(self, values, rows, name):
+    def _select(self, values: Data, rows: Ints, name: str) -> Data:
         """Some rows of X or y, in any of the forms that they may take."""
         if values is None:
             return None
@@ -88,19 +106,19 @@ class FrozenFinetuner(BaseFinetuner):
         items = to_rows(values)[0] if name == "X" else to_list(values, name)
         return [items[i] for i in rows]
 
-    def _keep(self, trainer, state, monitor):
+    def _keep(self, trainer: Trainer[Any, Any], state: Any, monitor: Monitor) -> None:
         super()._keep(trainer, state, monitor)
         self._encoder_fingerprint = fingerprint_of(self.encoder_)
 
     # ---- saving
 
-    def _saved(self):
+    def _saved(self) -> Parts:
         parts = super()._saved()
         parts.content["encoder"], _ = encoder_to_json(self.encoder_)
         parts.content["fingerprint"] = self._encoder_fingerprint
         return parts
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         super()._restore(state)
         encoder, fingerprint = state.encoder()
         self.encoder_, self._encoder_fingerprint = encoder, fingerprint
@@ -111,7 +129,7 @@ class FrozenFinetuner(BaseFinetuner):
 
     # ---- use
 
-    def _checked_encoder(self):
+    def _checked_encoder(self) -> Any:
         """The encoder; after unpickling it is compared with the one of fit, once."""
         if not self._encoder_checked:
             _leave_missing_device(self.encoder_)
@@ -124,22 +142,22 @@ class FrozenFinetuner(BaseFinetuner):
             self._encoder_checked = True
         return self.encoder_
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         state.pop("_encoder_checked", None)
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._encoder_checked = not hasattr(self, "_encoder_fingerprint")
 
     @property
-    def _item_kind(self):
+    def _item_kind(self) -> ItemKind:
         encoder = getattr(self, "encoder_", self.encoder)
         return "vector" if encoder is None else item_kind(encoder)
 
 
-def _leave_missing_device(encoder):
+def _leave_missing_device(encoder: Any) -> None:
     """Let a fitted encoder from another machine compute on a device of this one."""
     encoder = thawed(encoder)
     if getattr(encoder, "device", None) is not None:
@@ -149,6 +167,6 @@ def _leave_missing_device(encoder):
             encoder.device = None
 
 
-def fingerprint_of(encoder):
+def fingerprint_of(encoder: Any) -> str | None:
     """Hash of what determines an encoder's vectors; None where it has none."""
     return encoder._fingerprint() if hasattr(encoder, "_fingerprint") else None

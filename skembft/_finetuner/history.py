@@ -1,7 +1,17 @@
 """The evaluations of a training."""
 
+from __future__ import annotations
 
-class History(list):
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from skembft.inspection import TrainingHistoryDisplay
+
+Entry: TypeAlias = dict[str, Any]  # an evaluation
+
+
+class History(list[Entry]):
     """The evaluations of a training, as a list of dicts that can plot itself.
 
     Parameters
@@ -15,12 +25,20 @@ class History(list):
         The step whose weights were chosen; 0 is the untouched model.
     """
 
-    def __init__(self, entries=(), *, metric=None, best_step=0):
+    def __init__(
+        self,
+        entries: Iterable[Entry] = (),
+        *,
+        metric: str | None = None,
+        best_step: int | None = 0,
+    ) -> None:
         super().__init__(entries)
         self.metric = metric
         self.best_step = best_step
 
-    def plot(self, metric=None, *, ax=None):
+    def plot(
+        self, metric: str | None = None, *, ax: Any = None
+    ) -> TrainingHistoryDisplay:
         """Draw the training loss and a validation metric, with the best step marked.
 
         Parameters

@@ -1,11 +1,13 @@
 """Evaluations during training: the best state, early stopping, what is told."""
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from skembft._finetuner.divergence import check_growth, diverged
-from skembft._finetuner.history import History
+from skembft._finetuner.history import Entry, History
 
 
 class Monitor:
@@ -28,27 +30,42 @@ class Monitor:
         What to try when training did not help.
     """
 
-    def __init__(self, metric, patience, validate, snapshot, growth, advice):
+    def __init__(
+        self,
+        metric: str,
+        patience: int | None,
+        validate: Callable[[], dict[str, float]] | None,
+        snapshot: Callable[[], Any],
+        growth: Callable[[], float | None],
+        advice: str,
+    ) -> None:
         self.metric = metric
         self.patience = patience
         self.validate = validate
         self.snapshot = snapshot
         self.growth = growth
         self.advice = advice
-        self.history = []
+        self.history: list[Entry] = []
         self.best_step, self.best_epoch = 0, 0.0
-        self.best_score = self.base_score = None
-        self.best_state = None
+        self.best_score: float | None = None
+        self.base_score: float | None = None
+        self.best_state: Any = None  # of the trainer's kind, once there is one
         self.without_gain = 0
 
-    def start(self, **settings):
+    def start(self, **settings: Any) -> None:
         """Record the untouched model, which is a candidate like any other."""
         self._record(0, 0.0, None, settings)
         if self.validate is not None:
             self.base_score = self.best_score = self.history[0][self.metric]
             self.best_state = self.snapshot()
 
-    def update(self, step, epoch, loss, **settings):
+    def update(
+        self,
+        step: int,
+        epoch: float,
+        loss: float | np.floating | None,
+        **settings: Any,
+    ) -> bool:
         """Record an evaluation; return whether training should stop.
 
         `loss` is None where there is none; `settings` are recorded with the metrics.
@@ -63,7 +80,7 @@ class Monitor:
             self.best_step, self.best_epoch = step, epoch
             return False
         score = self.history[-1][self.metric]
-        if score > self.best_score:
+        if self.best_score is None or score > self.best_score:
             self.best_score, self.best_step, self.best_epoch = score, step, epoch
             self.best_state = self.snapshot()
             self.without_gain = 0
@@ -71,7 +88,7 @@ class Monitor:
             self.without_gain += 1
         return self.patience is not None and self.without_gain >= self.patience
 
-    def finish(self):
+    def finish(self) -> None:
         """Choose what is kept; warn when that is the untouched model."""
         if self.validate is None:
             self.best_state = self.snapshot()
@@ -84,7 +101,7 @@ class Monitor:
                 stacklevel=5,
             )
 
-    def attributes(self):
+    def attributes(self) -> dict[str, Any]:
         """The fitted attributes that tell of the training so far."""
         chose = None if self.validate is None else self.metric
         return {
@@ -96,18 +113,20 @@ class Monitor:
             "validation_score_": self.best_score,
         }
 
-    def progress(self):
+    def progress(self) -> dict[str, Any]:
         """What `restore` needs besides the best state, as JSON values."""
         names = ("history", "best_step", "best_epoch", "best_score", "base_score")
         return {n: getattr(self, n) for n in (*names, "without_gain")}
 
-    def restore(self, progress, best_state):
+    def restore(self, progress: dict[str, Any], best_state: Any) -> None:
         """Go on where another monitor was."""
         for name, value in progress.items():
             setattr(self, name, value)
         self.best_state = best_state
 
-    def _record(self, step, epoch, loss, settings):
+    def _record(
+        self, step: int, epoch: float, loss: float | None, settings: dict[str, Any]
+    ) -> None:
         entry = {"step": step, "epoch": epoch, "loss": loss, **settings}
         if self.validate is not None:
             entry.update(self.validate())

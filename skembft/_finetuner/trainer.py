@@ -1,12 +1,42 @@
 """What `fit` asks of whatever trains."""
 
-from abc import ABC, abstractmethod
+from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
+
+import numpy as np
+
+from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.divergence import largest_weight
+from skembft._finetuner.epochs import EpochTasks
+from skembft._finetuner.monitor import Monitor
+from skembft._utils.types import Ints, Metrics, Vectors
 from skembft.metrics._scoring import score_vectors
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class Trainer(ABC):
+# A finetuner, for its parameters. Its class imports what it trains with, which cannot
+# import the class; a protocol would say its parameters over again.
+Settings: TypeAlias = Any
+
+
+class Prepared(Protocol):
+    """What is trained on."""
+
+    @property
+    def data(self) -> RetrievalData: ...
+
+    def subset(self, queries: Ints) -> Self: ...
+
+
+P = TypeVar("P", bound=Prepared)
+S = TypeVar("S")
+
+
+class Trainer(ABC, Generic[P, S]):
     """Trains for one `fit` of a finetuner, whose `_open` makes it.
 
     A state is what is trained, at some step: weights, a step size.
@@ -23,42 +53,43 @@ class Trainer(ABC):
         Set by `fit`; to be told of every epoch.
     """
 
-    def __init__(self, estimator, rng):
+    tasks: EpochTasks
+
+    def __init__(self, estimator: Settings, rng: np.random.RandomState) -> None:
         self.settings = estimator
         self.rng = rng
-        self.tasks = None
 
     @property
-    def epochs(self):
+    def epochs(self) -> int:
         """The most epochs."""
         return self.settings.epochs
 
     @property
-    def patience(self):
+    def patience(self) -> int | None:
         """Evaluations without gain after which training stops, or None."""
         return self.settings.n_iter_no_change
 
     @abstractmethod
-    def prepare(self, data):
+    def prepare(self, data: RetrievalData) -> P:
         """Make of `RetrievalData` what is trained on; it has `data` and `subset`."""
 
     @abstractmethod
-    def train(self, prepared, monitor, epochs):
+    def train(self, prepared: P, monitor: Monitor, epochs: float) -> S:
         """Train from the untouched state; return the one that the monitor chose."""
 
     @abstractmethod
-    def scores(self, prepared, metrics):
+    def scores(self, prepared: P, metrics: Metrics) -> dict[str, float]:
         """Mean metrics, {name: value}, of the present state."""
 
     @abstractmethod
-    def snapshot(self):
+    def snapshot(self) -> S:
         """A copy of the present state."""
 
     @abstractmethod
-    def attributes(self, state=None):
+    def attributes(self, state: S | None = None) -> dict[str, Any]:
         """The fitted attributes of a state, by default of the present one."""
 
-    def growth(self):
+    def growth(self) -> float | None:
         """How many times larger the largest weight is than at the start, or than 1.
 
         None where no weights are trained that could diverge.
@@ -66,26 +97,26 @@ class Trainer(ABC):
         return None
 
 
-class GradientTrainer(Trainer):
+class GradientTrainer(Trainer[P, S]):
     """Trains weights by gradient descent."""
 
     largest_at_start = 0.0
 
     @abstractmethod
-    def trained(self):
+    def trained(self) -> Iterable[Tensor]:
         """The torch parameters that are trained, each once."""
 
     @abstractmethod
-    def vectors(self, prepared):
+    def vectors(self, prepared: P) -> tuple[Vectors, Vectors]:
         """Vectors of the distinct queries and documents by the weights as they are."""
 
-    def scores(self, prepared, metrics):
+    def scores(self, prepared: P, metrics: Metrics) -> dict[str, float]:
         queries, documents = self.vectors(prepared)
         return score_vectors(queries, documents, prepared.data.relevance, metrics)
 
-    def begin(self):
+    def begin(self) -> None:
         """Remember the size of the weights that training starts from."""
         self.largest_at_start = largest_weight(self.trained())
 
-    def growth(self):
+    def growth(self) -> float | None:
         return largest_weight(self.trained()) / max(1.0, self.largest_at_start)

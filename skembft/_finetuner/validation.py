@@ -2,8 +2,13 @@
 
 import numpy as np
 
+from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Ints
 
-def hold_out(data, fraction, rng):
+
+def hold_out(
+    data: RetrievalData, fraction: float | None, rng: np.random.RandomState
+) -> tuple[Ints, Ints] | None:
     """Split the distinct queries at random into training and validation.
 
     Only queries with a relevant document are held out; with fewer than two of them

@@ -4,9 +4,10 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
@@ -19,6 +20,7 @@ from skembft._losses.table import (
     wrapped_loss,
 )
 from skembft._utils.messages import shorten
+from skembft._utils.types import Params
 
 # what the data or the model decide; projection_dim makes a layer that only training has
 _FILLED_IN = {"model", "projection_dim", "embedding_dimension", "num_labels"}
@@ -30,7 +32,7 @@ _POSITIVE = {
     "mini_batch_size",
     "mini_batch_num_tokens",
 }
-_KINDS = {
+_KINDS: dict[type, tuple[type | UnionType, str]] = {
     float: (Real, "a finite number"),
     int: (Integral, "a whole number"),
     bool: (bool | np.bool_, "True or False"),
@@ -40,7 +42,7 @@ _KINDS = {
 }
 
 
-def class_of(loss):
+def class_of(loss: str | type) -> tuple[type, Params]:
     """Return the class to build of a loss given by name or class, and fixed arguments.
 
     A class is built as it is, by name what stands for a deprecated one.
@@ -53,7 +55,12 @@ def class_of(loss):
     return getattr(losses, class_name), fixed
 
 
-def build_loss(loss, model, loss_params, filled_in=None):
+def build_loss(
+    loss: str | type,
+    model: Any,
+    loss_params: Params | None,
+    filled_in: Params | None = None,
+) -> Any:
     """Build a loss given by name or class for a model (or for None).
 
     `loss_params` are merged into our defaults; names it does not have are refused.
@@ -67,7 +74,9 @@ def build_loss(loss, model, loss_params, filled_in=None):
     return cls(model, **arguments, **fixed)
 
 
-def check_loss(loss, loss_params, wrappers=()):
+def check_loss(
+    loss: str | type, loss_params: Params | None, wrappers: tuple[str, ...] = ()
+) -> None:
     """Raise an InvalidParameterError where the loss refuses its arguments."""
     name = find_loss(loss, LOSSES)
     spec = LOSSES[name]
@@ -86,7 +95,9 @@ def check_loss(loss, loss_params, wrappers=()):
             raise InvalidParameterError(f"loss_params of {loss!r}: {error}") from error
 
 
-def _check_wrapper(name, loss_params, wrappers):
+def _check_wrapper(
+    name: str, loss_params: Params | None, wrappers: tuple[str, ...]
+) -> None:
     inner, inner_params = wrapped_loss(loss_params)
     if find_loss(inner, LOSSES) is None:
         raise InvalidParameterError(
@@ -96,7 +107,7 @@ def _check_wrapper(name, loss_params, wrappers):
     check_loss(inner, inner_params, (*wrappers, name))
     dims = (loss_params or {}).get("matryoshka_dims")
     whole = isinstance(dims, list | tuple) and all(
-        isinstance(dim, Integral) and dim > 0 for dim in dims
+        isinstance(dim, Integral) and int(dim) > 0 for dim in dims
     )
     if dims is not None and not (dims and whole):
         raise InvalidParameterError(
@@ -104,7 +115,9 @@ def _check_wrapper(name, loss_params, wrappers):
         )
 
 
-def check_arguments(name, cls, fixed, loss_params):
+def check_arguments(
+    name: str, cls: type, fixed: Params, loss_params: Params | None
+) -> None:
     """Raise an error for names that a loss lacks, and values of a wrong type."""
     signature = inspect.signature(cls).parameters
     hidden = _FILLED_IN | set(fixed)
@@ -119,7 +132,7 @@ def check_arguments(name, cls, fixed, loss_params):
         _check_value(key, value, hints.get(key), name)
 
 
-def _type_hints(cls):
+def _type_hints(cls: type[Any]) -> dict[str, Any]:
     try:
         hints = get_type_hints(cls.__init__)
     except NameError:  # of a user's class, of names that only type checkers import
@@ -128,7 +141,7 @@ def _type_hints(cls):
     return hints | {"guide": str | None, "loss": object, "loss_params": dict | None}
 
 
-def _check_value(key, value, hint, name):
+def _check_value(key: str, value: Any, hint: Any, name: str) -> None:
     wanted = _wanted(value, hint)
     positive = key in _POSITIVE and isinstance(value, Real)
     if wanted is None and positive and not value > 0:
@@ -140,11 +153,11 @@ def _check_value(key, value, hint, name):
         )
 
 
-def _wanted(value, hint):
+def _wanted(value: Any, hint: Any) -> list[str] | None:
     """None where a value fits a type hint, else descriptions of what does."""
     if get_origin(hint) in (Union, UnionType):
         wanted = [_wanted(value, part) for part in get_args(hint)]
-        return None if None in wanted else sum(wanted, [])
+        return None if None in wanted else list(chain(*filter(None, wanted)))
     if get_origin(hint) is Literal:
         valid = get_args(hint)
         return None if value in valid else [repr(choice) for choice in valid]
@@ -163,13 +176,13 @@ class InfoNCEOptions:
     """Options of InfoNCE: those of MultipleNegativesRankingLoss, with its rules."""
 
     scale: float = 20.0
-    directions: tuple = ("query_to_doc",)
+    directions: list[str] | tuple[str, ...] = ("query_to_doc",)
     partition_mode: str = "joint"
     hardness_mode: str | None = None
     hardness_strength: float = 0.0
 
     @classmethod
-    def of(cls, name, loss_params):
+    def of(cls, name: str, loss_params: Params | None) -> Self:
         """Check `loss_params` of an InfoNCE loss, or raise InvalidParameterError."""
         _, fixed = LOSSES[name].alias or (None, {})
         valid = [n for n in cls.__dataclass_fields__ if n not in fixed]
@@ -178,13 +191,15 @@ class InfoNCEOptions:
         options._check()
         return options
 
-    def _check(self):
+    def _check(self) -> None:
         for name, kind in (
             ("scale", "a positive number"),
             ("hardness_strength", "a number, 0 or more"),
         ):
             value = getattr(self, name)
-            is_number = isinstance(value, Real) and np.isfinite(value) and value >= 0
+            is_number = (
+                isinstance(value, Real) and math.isfinite(value) and not value < 0
+            )
             if not is_number or (name == "scale" and value == 0):
                 raise InvalidParameterError(
                     f"The {name} of the loss must be {kind}, got {value!r}."

@@ -1,6 +1,8 @@
 """The table of losses: what each needs."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
 from scipy import sparse
@@ -8,7 +10,14 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._data.relevance import LabelRelevance
+from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import nearest, shorten
+from skembft._utils.types import Ints, Loss, Params
+
+Needs = (
+    Literal["positives", "triplets", "labels", "scores", "targets"]
+    | Literal["pairs", "classes", "texts", "damaged", "loss"]
+)
 
 _WRAPPERS = ("matryoshka", "matryoshka2d", "adaptive_layer")
 DEFAULT_LOSS = "multiple_negatives_ranking"  # that a wrapper wraps
@@ -52,27 +61,27 @@ class LossSpec:
     """
 
     class_name: str
-    needs: str
+    needs: Needs
     binary: bool = False
     categories: bool = False
     labels_differ: bool = False
     max_negatives: int | None = None
     compares_rows: bool = False
     whole_model: bool = False
-    wrapped_by: tuple = _WRAPPERS
-    defaults: dict = field(default_factory=dict)
-    alias: tuple | None = None
+    wrapped_by: tuple[str, ...] = _WRAPPERS
+    defaults: Params = field(default_factory=dict)
+    alias: tuple[str, Params] | None = None
 
     @property
-    def name(self):
+    def name(self) -> str:
         return _NAME_OF[self.class_name]
 
     @property
-    def in_batch(self):
+    def in_batch(self) -> bool:
         """Whether the other documents of a batch are taken as not relevant."""
         return self.needs in ("positives", "pairs")
 
-    def draws_negatives(self, data, negatives):
+    def draws_negatives(self, data: RetrievalData, negatives: str) -> bool:
         """Whether single negatives are drawn, so that every query must have one."""
         if self.needs == "labels":
             return not data.labelled
@@ -80,13 +89,13 @@ class LossSpec:
             return negatives == "random" and self.max_negatives != 0
         return self.needs == "triplets"
 
-    def takes_zeros(self, data):
+    def takes_zeros(self, data: RetrievalData) -> bool:
         """Whether data without any relevant document will do."""
         return self.needs in ("texts", "damaged") or (
             self.needs == "labels" and data.labelled
         )
 
-    def check_data(self, data):
+    def check_data(self, data: RetrievalData) -> None:
         """Raise an error where the data lack what cannot be made."""
         if self.needs == "scores" and not data.has_scores:
             raise ValueError(
@@ -108,7 +117,7 @@ class LossSpec:
                 "queries with other documents, or use another loss."
             )
 
-    def check_batch(self, data, negatives, batch_size):
+    def check_batch(self, data: RetrievalData, negatives: str, batch_size: int) -> None:
         """Raise an error where batches of one row would teach nothing."""
         if batch_size > 1:
             return
@@ -125,29 +134,39 @@ class LossSpec:
             )
 
 
-def query_classes(data):
+def query_classes(data: RetrievalData) -> Ints:
     """The class of every query: relevant documents in common connect queries."""
-    positive = data.relevance.positive
+    positive = data.judged.positive
     graph = sparse.block_array([[None, positive], [positive.T, None]])
     _, classes = connected_components(graph, directed=False)
     return classes[: data.n_queries]
 
 
-def _several_classes(data):
+def _several_classes(data: RetrievalData) -> bool:
     return len(np.unique(query_classes(data)[data.answerable])) > 1
+
+
+class _Wrapping(TypedDict):
+    whole_model: bool
+    wrapped_by: tuple[str, ...]
+
+
+class _OfClasses(TypedDict):
+    needs: Needs
+    compares_rows: bool
 
 
 # the library's margin of 5 exceeds the largest distance of unit vectors, 2
 _MARGIN = {"margin": 0.3}
-_SYMMETRIC = {
+_SYMMETRIC: Params = {
     "directions": ("query_to_doc", "doc_to_query"),
     "partition_mode": "per_direction",
 }
 # its gradients come from a hook, when a wrapper has put the model's layers back
-_CACHED = {"whole_model": True, "wrapped_by": ("matryoshka",)}
+_CACHED: _Wrapping = {"whole_model": True, "wrapped_by": ("matryoshka",)}
 # has a second model, a head or a decoder of the model's own width
-_UNWRAPPED = {"whole_model": True, "wrapped_by": ()}
-_OF_CLASSES = {"needs": "classes", "compares_rows": True}
+_UNWRAPPED: _Wrapping = {"whole_model": True, "wrapped_by": ()}
+_OF_CLASSES: _OfClasses = {"needs": "classes", "compares_rows": True}
 LOSSES = {
     "multiple_negatives_ranking": LossSpec("MultipleNegativesRankingLoss", "positives"),
     "multiple_negatives_symmetric_ranking": LossSpec(
@@ -236,7 +255,11 @@ ADAPTER_LOSSES = tuple(n for n, spec in LOSSES.items() if not spec.whole_model)
 _NAME_OF = {spec.class_name: name for name, spec in LOSSES.items()}
 
 
-def find_loss(loss, supported):
+@overload
+def find_loss(loss: str | type, supported: Collection[str]) -> str: ...
+@overload
+def find_loss(loss: Loss, supported: Collection[str]) -> str | None: ...
+def find_loss(loss: Loss, supported: Collection[str]) -> str | None:
     """Return the name of a loss given by name or class, or None for another callable.
 
     Raises
@@ -248,8 +271,8 @@ def find_loss(loss, supported):
     if isinstance(loss, str):
         name = loss
     elif isinstance(loss, type):
-        name = name_of_class(loss, supported) or name_of_class(loss, LOSSES)
-        name = name or loss.__name__
+        known = name_of_class(loss, supported) or name_of_class(loss, LOSSES)
+        name = known or loss.__name__
     elif hasattr(loss, "forward"):
         raise InvalidParameterError(
             f"loss is an instance of {type(loss).__name__}, which holds a model of its "
@@ -269,13 +292,13 @@ def find_loss(loss, supported):
     return name
 
 
-def name_of_class(cls, supported):
+def name_of_class(cls: type, supported: Collection[str]) -> str | None:
     """Return the name of a loss class or of the one it derives from, or None."""
     names = (_NAME_OF.get(base.__name__) for base in cls.__mro__)
     return next((name for name in names if name in supported), None)
 
 
-def spec_of(name, loss_params):
+def spec_of(name: str, loss_params: Params | None) -> LossSpec:
     """Return what a loss needs: of a wrapper, what the loss that it wraps needs."""
     if LOSSES[name].needs != "loss":
         return LOSSES[name]
@@ -283,13 +306,13 @@ def spec_of(name, loss_params):
     return spec_of(find_loss(loss, LOSSES), loss_params)
 
 
-def wrapped_loss(loss_params):
+def wrapped_loss(loss_params: Params | None) -> tuple[Any, Params | None]:
     """Return the loss that a wrapper wraps, and its `loss_params`."""
     params = loss_params or {}
     return params.get("loss", DEFAULT_LOSS), params.get("loss_params")
 
 
-def check_wrapping(name, wrappers):
+def check_wrapping(name: str, wrappers: Iterable[str]) -> None:
     """Raise an error unless each of some wrappers can wrap a loss."""
     for wrapper in wrappers:
         if wrapper not in LOSSES[name].wrapped_by:
@@ -299,7 +322,9 @@ def check_wrapping(name, wrappers):
             )
 
 
-def check_argument_names(params, valid, what):
+def check_argument_names(
+    params: Params | None, valid: Collection[str], what: str
+) -> None:
     """Raise an error naming the nearest valid names unless all names are valid."""
     for key in params or {}:
         if key not in valid:

@@ -1,13 +1,17 @@
 """Encoding of texts, by a budget of tokens."""
 
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
-from skembft._models.loading import ends_in_normalize
-from skembft._models.precision import resolve_precision
+from skembft._models.loading import dimension_of, ends_in_normalize
+from skembft._models.precision import Precision, resolve_precision
+from skembft._utils.types import Ints, Role, Vectors
 from skembft._utils.vectors import unit_rows
 
 # tokens of a batch, (on CPUs, on others): more outgrow a CPU's cache
@@ -20,17 +24,38 @@ _CHARACTERS = 8  # more than nearly all tokens have on average, in any language
 _PORTION = 32  # batches whose vectors are stored together
 
 
-def encode(model, texts, **settings):
+class EncodingSettings(TypedDict):
+    """The arguments of `encode_portions` besides a model and its texts."""
+
+    role: Role
+    prompt: str
+    normalize: bool
+    precision: NotRequired[Precision]
+    portion: NotRequired[int]
+
+
+def encode(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    **settings: Unpack[EncodingSettings],
+) -> Vectors:
     """Encode distinct texts: float32 ndarray of shape (n, d); see `encode_portions`."""
-    out = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    out = np.empty((len(texts), dimension_of(model)), dtype=np.float32)
     for rows, vectors in encode_portions(model, texts, **settings):
         out[rows] = vectors
     return out
 
 
 def encode_portions(
-    model, texts, *, role, prompt, normalize, precision="float32", portion=_PORTION
-):
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    role: Role,
+    prompt: str,
+    normalize: bool,
+    precision: Precision = "float32",
+    portion: int = _PORTION,
+) -> Iterator[tuple[Ints, Vectors]]:
     """Encode distinct texts in order of their token length, by a budget of tokens.
 
     Batches hold texts of about equal length, so that hardly any padding is computed,
@@ -45,14 +70,14 @@ def encode_portions(
     """
     device = model.device
     run = model.encode_query if role == "query" else model.encode_document
-    precision = resolve_precision(precision, device)
-    bf16 = precision == "bf16"
-    budget = _TOKENS[precision][device.type != "cpu"]
+    computed = resolve_precision(precision, device)
+    bf16 = computed == "bf16"
+    budget = _TOKENS[computed][device.type != "cpu"]
     cast = bf16 and any(p.dtype == torch.float32 for p in model.parameters())
     unit = normalize or ends_in_normalize(model)
     batches = list(token_batches(token_lengths(model, texts), budget))
     for start in range(0, len(batches), portion):
-        vectors = []
+        parts = []
         with torch.autocast(device.type, torch.bfloat16) if cast else nullcontext():
             for rows in batches[start : start + portion]:
                 batch = run(
@@ -62,14 +87,14 @@ def encode_portions(
                     normalize_embeddings=normalize,
                     show_progress_bar=False,
                 )
-                vectors.append(np.asarray(batch, dtype=np.float32))
-        vectors = np.concatenate(vectors)
+                parts.append(np.asarray(batch, dtype=np.float32))
+        vectors: Vectors = np.concatenate(parts)
         if bf16 and unit:  # bfloat16 leaves lengths that are off by up to 0.4 %
             vectors = unit_rows(vectors)
         yield np.concatenate(batches[start : start + portion]), vectors
 
 
-def token_lengths(model, texts):
+def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> Ints:
     """Number of tokens of every text, or of characters where there is no tokenizer."""
     tokenizer = model.tokenizer
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
@@ -90,7 +115,7 @@ def token_lengths(model, texts):
     return lengths
 
 
-def token_batches(lengths, budget):
+def token_batches(lengths: Ints, budget: int) -> Iterator[Ints]:
     """Yield index arrays of similar lengths, longest first, within the budget."""
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+Backend: TypeAlias = Literal["torch", "onnx", "openvino"]
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".onnx", ".xml"}
 # formats and notes that no backend of Sentence Transformers reads
@@ -14,7 +17,7 @@ _UNREAD_NAMES = {"data_config.json"}
 UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
 
 
-def cannot_load(model_id, reason):
+def cannot_load(model_id: str, reason: str) -> OSError:
     """Return the OSError of a model that cannot be loaded, with what to do."""
     where = "directory" if os.path.isdir(model_id) else "model"
     return OSError(
@@ -24,7 +27,7 @@ def cannot_load(model_id, reason):
     )
 
 
-def find_model(model_id, *, loaded=False):
+def find_model(model_id: str, *, loaded: bool = False) -> "ModelFiles | None":
     """Return the files of a model on this machine, or None where it must be loaded.
 
     Parameters
@@ -74,7 +77,7 @@ class ModelFiles:
     root: Path
     revision: str | None = None
 
-    def prompts(self):
+    def prompts(self) -> dict[str, str]:
         """The model's own prompts, {name: text}."""
         if not (self.root / "modules.json").is_file():  # then they are not read
             return {}
@@ -82,7 +85,7 @@ class ModelFiles:
             "prompts", {}
         )
 
-    def tells_roles_apart(self):
+    def tells_roles_apart(self) -> bool:
         """Whether more than prompts may tell queries from documents.
 
         Routes do, other lengths for queries, a chat template that names the task, and
@@ -107,7 +110,9 @@ class ModelFiles:
             templates += path.read_text(encoding="utf-8")
         return "task" in templates
 
-    def fingerprint(self, *, backend="torch", trust_remote_code=False):
+    def fingerprint(
+        self, *, backend: Backend = "torch", trust_remote_code: bool = False
+    ) -> str:
         """Hash of the contents of all files that determine the model's vectors.
 
         It is computed once a process, and again when sizes or times have changed.
@@ -119,12 +124,12 @@ class ModelFiles:
             stamp.append((str(path), name, stat.st_size, stat.st_mtime_ns))
         return _hash_files(tuple(stamp))
 
-    def has_weights(self):
+    def has_weights(self) -> bool:
         """Whether more was downloaded than a model's settings."""
         paths = self._paths("onnx", False)
         return any(path.suffix in _WEIGHTS for path in paths)
 
-    def _modules(self):
+    def _modules(self) -> list[dict[str, Any]]:
         path = self.root / "modules.json"
         modules = self._read(path, default=[])
         if not isinstance(modules, list) or not all(
@@ -133,7 +138,7 @@ class ModelFiles:
             raise cannot_load(str(self.root), f"{path.name} is not a list of modules.")
         return modules
 
-    def _paths(self, backend, trust_remote_code):
+    def _paths(self, backend: Backend, trust_remote_code: bool) -> list[Path]:
         """Files of the directory itself and all below its modules, in a fixed order."""
         routes = self._read(self.root / "router_config.json").get("types", {})
         folders = {m["path"] for m in self._modules()} - {"", "."} | set(routes)
@@ -160,7 +165,7 @@ class ModelFiles:
                 kept.append(path)
         return kept
 
-    def _read(self, path, default=None):
+    def _read(self, path: Path, default: Any = None) -> Any:
         try:
             with open(path, encoding="utf-8") as file:
                 return json.load(file)
@@ -172,7 +177,7 @@ class ModelFiles:
 
 
 @lru_cache(maxsize=64)
-def _hash_files(stamp):
+def _hash_files(stamp: tuple[tuple[str, str, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for path, name, size, _ in stamp:
         digest.update(f"{name}\0{size}\0".encode())

@@ -4,10 +4,12 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import Protocol, Self, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -17,12 +19,20 @@ from sentence_transformers.sentence_transformer.modules import (
 from sentence_transformers.util import get_device_name
 from transformers.utils import logging as transformers_logging
 
-from skembft._models.files import cannot_load, find_model
+from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.lora import has_lora, merge_lora
-from skembft._models.precision import bf16_copy
+from skembft._models.precision import Computed, bf16_copy
 from skembft._models.random_state import isolated_rng, process_state_lock
+from skembft._utils import types
 
 _MAX_LOADED = 4  # models kept in memory by one process
+
+
+class HasModelId(Protocol):
+    """An estimator with a model."""
+
+    @property
+    def model_id(self) -> types.Path: ...
 
 
 @dataclass(frozen=True)
@@ -34,10 +44,10 @@ class ModelOptions:
     truncate_dim: int | None = None
     trust_remote_code: bool = False
     device: str | None = None
-    backend: str = "torch"
+    backend: Backend = "torch"
 
     @classmethod
-    def of(cls, estimator):
+    def of(cls, estimator: HasModelId) -> Self:
         """The options that an estimator has as parameters of the same names."""
         names = [f.name for f in fields(cls) if hasattr(estimator, f.name)]
         options = {name: getattr(estimator, name) for name in names}
@@ -51,7 +61,7 @@ class LoadedModel:
     model: SentenceTransformer
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def in_precision(self, precision):
+    def in_precision(self, precision: Computed) -> SentenceTransformer:
         """The model that computes in "float32" or "bf16"; to be called with the lock.
 
         The second is a copy whose weights and activations are bfloat16, which is a
@@ -62,20 +72,20 @@ class LoadedModel:
         return self._bf16_model or self.model
 
     @cached_property
-    def _bf16_model(self):
+    def _bf16_model(self) -> SentenceTransformer | None:
         return bf16_copy(self.model)
 
 
-_loaded = OrderedDict()
+_Key: TypeAlias = tuple[ModelOptions, str | None]  # with a hash of the files
+_loaded: OrderedDict[_Key, LoadedModel] = OrderedDict()
 _loaded_lock = threading.RLock()
 
 
-def load_shared(options):
+def load_shared(options: ModelOptions) -> LoadedModel:
     """Load a model once per process; a directory that changed is loaded again."""
     with _loaded_lock:
         files = find_model(options.model_id)
-        key = files and _loaded_key(options, files)
-        if key in _loaded:
+        if files is not None and (key := _loaded_key(options, files)) in _loaded:
             _loaded.move_to_end(key)
             return _loaded[key]
     # in this order: a fit holds the random states, and may load a guide
@@ -97,7 +107,7 @@ def load_shared(options):
         return _loaded[key]
 
 
-def load_for_training(options):
+def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     """Return a model of its own, and a hash of the files it came from.
 
     The files are read once per process. What is copied lies in the machine's memory,
@@ -114,7 +124,7 @@ def load_for_training(options):
     return model, _loaded_key(options, files)[1] or hash_weights(model)
 
 
-def hash_weights(model):
+def hash_weights(model: SentenceTransformer) -> str:
     """Hash of all weights of a model."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -124,13 +134,15 @@ def hash_weights(model):
     return digest.hexdigest()
 
 
-def _loaded_key(options, files):
-    return options, files and files.fingerprint(
+def _loaded_key(options: ModelOptions, files: ModelFiles | None) -> _Key:
+    if files is None:
+        return options, None
+    return options, files.fingerprint(
         backend=options.backend, trust_remote_code=options.trust_remote_code
     )
 
 
-def is_available(device):
+def is_available(device: str | torch.device | None) -> bool:
     """Whether torch can compute on a device of this machine; None always is."""
     try:
         return device is None or torch.empty(0, device=device) is not None
@@ -138,7 +150,9 @@ def is_available(device):
         return False
 
 
-def load_model(options, revision=None):
+def load_model(
+    options: ModelOptions, revision: str | None = None
+) -> SentenceTransformer:
     """Load a Sentence Transformer, or raise an OSError that says what to do.
 
     `revision` is a commit of a model on the hub; None means the newest.
@@ -168,7 +182,7 @@ def load_model(options, revision=None):
     return model
 
 
-def save_merged(model, directory):
+def save_merged(model: SentenceTransformer, directory: types.Path) -> None:
     """Write a model's files, into which low-rank weights are folded.
 
     A file of low-rank weights alone would need the base beside it.
@@ -180,7 +194,7 @@ def save_merged(model, directory):
 
 
 @contextmanager
-def no_progress_bar():
+def no_progress_bar() -> Iterator[None]:
     """Load weights without transformers' bar: bars are the callbacks' business."""
     enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
@@ -191,10 +205,19 @@ def no_progress_bar():
             transformers_logging.enable_progress_bar()
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def ends_in_normalize(model):
+def dimension_of(model: SentenceTransformer) -> int:
+    """Width of a model's vectors, also where none of its modules tells it."""
+    dimension = model.get_embedding_dimension()
+    if dimension is None:
+        vectors = model.encode_document([""], show_progress_bar=False)
+        dimension = vectors.shape[1]
+    return dimension
+
+
+def ends_in_normalize(model: SentenceTransformer) -> bool:
     """Whether the last module of a model is Normalize."""
     return any(isinstance(module, Normalize) for module in list(model)[-1:])

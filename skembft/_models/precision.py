@@ -1,9 +1,11 @@
 """bfloat16: where it is computed, and what it may cost."""
 
 from copy import deepcopy
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Normalize,
@@ -13,6 +15,9 @@ from sentence_transformers.sentence_transformer.modules import (
 from sentence_transformers.util import get_device_name
 
 from skembft._utils.vectors import unit_rows
+
+Precision: TypeAlias = Literal["float32", "auto"]  # what a user asks for
+Computed: TypeAlias = Literal["float32", "bf16"]
 
 _BF16_MODULES = (Transformer, Pooling, Normalize, Dense)
 
@@ -28,7 +33,7 @@ _PROBES = [
 ]
 
 
-def bf16_copy(model):
+def bf16_copy(model: SentenceTransformer) -> SentenceTransformer | None:
     """A copy in bfloat16, or None where its vectors are not those of float32.
 
     Modules of other packages may mix types; and what is rounded in every layer is tried
@@ -47,7 +52,7 @@ def bf16_copy(model):
     return copy if (cosines >= _LEAST_COSINE).all() else None
 
 
-def has_bf16(device):
+def has_bf16(device: str | torch.device) -> bool:
     """Whether a device computes bfloat16 natively (elsewhere it would be slower)."""
     device = torch.device(device)
     if device.type == "cuda":
@@ -58,7 +63,9 @@ def has_bf16(device):
     return False
 
 
-def resolve_precision(precision, device=None):
+def resolve_precision(
+    precision: Precision, device: str | torch.device | None = None
+) -> Computed:
     """Return "bf16" where "auto" is asked for and the device has it, or "float32".
 
     None is the device that a model without one is put on.

@@ -1,7 +1,11 @@
 """Prompts of queries and documents: the given, or the model's own."""
 
+from collections.abc import Mapping
 
-def choose_prompt(prompts, given, role):
+from skembft._utils.types import Role
+
+
+def choose_prompt(prompts: Mapping[str, str], given: str | None, role: Role) -> str:
     """Return the prompt of "query" or "document": the given, the model's own, or ""."""
     if given is not None:
         return given

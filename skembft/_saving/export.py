@@ -2,13 +2,24 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from skembft._models.files import UNSAFE, ModelFiles
 from skembft._models.prompts import choose_prompt
 from skembft._utils.atomic import dump_json, load_json
+from skembft._utils.types import Floats, Role
 from skembft.encoders._sentence import SentenceEncoder
+from skembft.encoders._stored import ROLES
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Layer: TypeAlias = tuple[Floats, Floats | None, str | None]  # weight, bias, activation
+Modules: TypeAlias = list[dict[str, Any]]  # of modules.json
 
 # modules that every version from 5.2 on finds under its name in 5.2
 _SHIPPED = {
@@ -37,9 +48,16 @@ _CAN = (
 )
 
 
-def cannot_export(reason):
+def cannot_export(reason: str) -> ValueError:
     """Return the ValueError of what no module of Sentence Transformers can say."""
     return ValueError(f"{reason} {_CAN}")
+
+
+class HasModel(Protocol):
+    """A fitted `EmbeddingFinetuner`, which is of a higher folder."""
+
+    @property
+    def model_(self) -> "SentenceTransformer": ...
 
 
 class Exporter:
@@ -53,7 +71,13 @@ class Exporter:
         Of "query" and "document", what follows the base; {} where nothing does.
     """
 
-    def __init__(self, base, layers):
+    root: Path | None
+
+    def __init__(
+        self,
+        base: SentenceEncoder | HasModel,
+        layers: Mapping[str, Sequence[Layer] | None],
+    ) -> None:
         self.base, self.layers = base, layers
         if isinstance(base, SentenceEncoder):
             self.root = base._files().root
@@ -65,7 +89,7 @@ class Exporter:
             self.truncate_dim = base.model_.truncate_dim
             self.normalize = ends_in_normalize(base.model_)
 
-    def write(self, directory):
+    def write(self, directory: Path) -> None:
         """Write one directory; a Router tells queries from documents if needed."""
         modules = self._write_base(directory)
         query, document = self.layers.get("query"), self.layers.get("document")
@@ -77,7 +101,7 @@ class Exporter:
             self._append_router(directory, modules)
         dump_json(directory / "modules.json", modules)
 
-    def write_role(self, directory, role):
+    def write_role(self, directory: Path, role: Role) -> None:
         """Write the model of "query" or "document" alone, without a Router."""
         directory.mkdir()
         modules = self._write_base(directory, role)
@@ -89,7 +113,7 @@ class Exporter:
 
     # ---- the base
 
-    def _write_base(self, directory, role=None):
+    def _write_base(self, directory: Path, role: Role | None = None) -> Modules:
         """Write the files of the base; return its list of modules."""
         if self.root is None or not _is_plain(self.root):
             self._save_loaded(directory)
@@ -117,24 +141,25 @@ class Exporter:
         self.n_encoder = len(modules)
         return modules
 
-    def _save_loaded(self, directory):
+    def _save_loaded(self, directory: Path) -> None:
         from skembft._models.loading import save_merged
 
-        if self.root is None:
-            model = self.base.model_
-        else:
+        if isinstance(self.base, SentenceEncoder):
             model = self.base._load().model
+        else:
+            model = self.base.model_
         save_merged(model, directory)
 
-    def _write_prompts(self, directory, role):
+    def _write_prompts(self, directory: Path, role: Role | None) -> None:
         path = directory / "config_sentence_transformers.json"
         config = load_json(path, {})
         prompts = dict(config.get("prompts") or {})
-        if self.root is None:
-            mine = {r: choose_prompt(prompts, None, r) for r in ("query", "document")}
+        base = self.base
+        if isinstance(base, SentenceEncoder):
+            files = base._files()
+            mine = {r: base._prompt(files, r) for r in ROLES}
         else:
-            files = self.base._files()
-            mine = {r: self.base._prompt(files, r) for r in ("query", "document")}
+            mine = {r: choose_prompt(prompts, None, r) for r in ROLES}
         config["prompts"] = {**prompts, **mine}
         # where only one kind of text comes, a plain `encode` means it
         config["default_prompt_name"] = role if role and mine[role] else None
@@ -144,7 +169,9 @@ class Exporter:
 
     # ---- what comes after it
 
-    def _append_layers(self, directory, modules, layers):
+    def _append_layers(
+        self, directory: Path, modules: Modules, layers: Sequence[Layer] | None
+    ) -> None:
         if layers is None:
             return
         if not self.normalize:
@@ -154,11 +181,11 @@ class Exporter:
         if layers:
             _append(directory, modules, "Normalize")
 
-    def _append_router(self, directory, modules):
+    def _append_router(self, directory: Path, modules: Modules) -> None:
         path = f"{len(modules)}_Router"
         structure, types = {}, {}
         for role, layers in self.layers.items():
-            inner = []
+            inner: Modules = []
             (directory / path).mkdir(exist_ok=True)
             self._append_layers(directory / path, inner, layers)
             if not inner and self.normalize:  # a route needs a module in some versions
@@ -178,19 +205,23 @@ class Exporter:
         modules.append(_entry(len(modules), path, "Router"))
 
 
-def _same(a, b):
+def _same(a: Sequence[Layer] | None, b: Sequence[Layer] | None) -> bool:
     """Whether two lists of layers are equal."""
     if a is None or b is None or len(a) != len(b):
         return a is b
     return all(
-        np.array_equal(x[0], y[0])
-        and (x[1] is None) == (y[1] is None)
-        and (x[1] is None or np.array_equal(x[1], y[1]))
+        np.array_equal(x[0], y[0]) and _same_bias(x[1], y[1])
         for x, y in zip(a, b, strict=True)
     )
 
 
-def _append(directory, modules, name, layer=None):
+def _same_bias(a: Floats | None, b: Floats | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
+
+
+def _append(
+    directory: Path, modules: Modules, name: str, layer: Layer | None = None
+) -> None:
     """Write a module behind the others: a Normalize, or a Dense of a layer."""
     folder = directory / f"{len(modules)}_{name}"
     folder.mkdir()
@@ -214,7 +245,7 @@ def _append(directory, modules, name, layer=None):
     modules.append(_entry(len(modules), folder.name, name))
 
 
-def _entry(index, path, name):
+def _entry(index: int, path: str, name: str) -> dict[str, Any]:
     return {
         "idx": index,
         "name": str(index),
@@ -226,7 +257,7 @@ def _entry(index, path, name):
 # ---- files of other versions
 
 
-def _is_plain(root):
+def _is_plain(root: Path) -> bool:
     """Whether copying a directory's files makes a model of shipped modules."""
     files = ModelFiles(root)
     if not files._modules() or (root / "adapter_config.json").exists():
@@ -234,14 +265,14 @@ def _is_plain(root):
     return not any(path.suffix in UNSAFE for path in files._paths("torch", False))
 
 
-def _old_name(name):
+def _old_name(name: str) -> str:
     package, _, cls = name.rpartition(".")
     if package.partition(".")[0] != "sentence_transformers" or cls not in _SHIPPED:
         raise cannot_export(f"The model has a module {name!r} of its own code.")
     return f"sentence_transformers.models.{cls}"
 
 
-def _make_old(directory, path, name):
+def _make_old(directory: Path, path: str, name: str) -> None:
     """Rewrite a module's settings as version 5.2 reads them; the newest does too."""
     folder = directory / path
     if name.endswith(".Pooling"):
@@ -261,7 +292,7 @@ def _make_old(directory, path, name):
         config = load_json(folder / "sentence_bert_config.json", {})
         if _reads_text_only(config):
             limit = tokenizer.get("model_max_length")
-            old = {"do_lower_case": False}
+            old: dict[str, int] = {"do_lower_case": False}
             if isinstance(limit, int) and limit < 10**9:
                 old["max_seq_length"] = limit
             dump_json(folder / "sentence_bert_config.json", old)
@@ -285,7 +316,7 @@ def _make_old(directory, path, name):
                 _make_old(folder, inner, kind)
 
 
-def _reads_text_only(config):
+def _reads_text_only(config: dict[str, Any]) -> bool:
     """Whether settings of version 5.4 and later say nothing that 5.2 cannot do."""
     if config.get("transformer_task") != "feature-extraction":
         return False
@@ -298,19 +329,21 @@ def _reads_text_only(config):
     )
 
 
-def _check_no_code(folder):
+def _check_no_code(folder: Path) -> None:
     if "auto_map" in load_json(folder / "config.json", {}):
         raise cannot_export("The model needs trust_remote_code to load.")
 
 
-def _limit_tokens(folder, name, limit):
+def _limit_tokens(folder: Path, name: str, limit: int) -> None:
     if not name.endswith(".Transformer"):
         raise cannot_export(f"max_seq_length={limit} goes with a Transformer only.")
     path = folder / "sentence_bert_config.json"
     dump_json(path, {**load_json(path, {}), "max_seq_length": int(limit)})
 
 
-def _base_dimension(base):
-    model = base.model_ if hasattr(base, "model_") else base._load().model
+def _base_dimension(base: SentenceEncoder | HasModel) -> int:
+    from skembft._models.loading import dimension_of
+
+    model = base._load().model if isinstance(base, SentenceEncoder) else base.model_
     with model.truncate_embeddings(None):
-        return int(model.get_embedding_dimension())
+        return dimension_of(model)

@@ -1,9 +1,13 @@
 """What a finetuner has for being saved, and what it must tell."""
 
+from typing import Self
+
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._saving.export import Exporter
 from skembft._saving.pretrained import load, save
-from skembft._saving.state import Parts
+from skembft._saving.state import Parts, State
+from skembft._utils import types
 
 
 class PretrainedMixin:
@@ -13,7 +17,7 @@ class PretrainedMixin:
     and `_restore`.
     """
 
-    def save_pretrained(self, path, *, split=False):
+    def save_pretrained(self, path: types.Path, *, split: bool = False) -> None:
         """Write the fitted finetuner into a directory.
 
         Of `EmbeddingFinetuner` and `AdapterFinetuner` it is one of Sentence
@@ -47,7 +51,7 @@ class PretrainedMixin:
         save(self, path, split=split)
 
     @classmethod
-    def from_pretrained(cls, path):
+    def from_pretrained(cls, path: types.Path) -> Self:
         """Read a finetuner of this class; see :func:`skembft.load`.
 
         Parameters
@@ -66,16 +70,16 @@ class PretrainedMixin:
             )
         return finetuner
 
-    def _exporter(self):
+    def _exporter(self) -> Exporter | None:
         """The `Exporter` of the model that this is; None where it is none.
 
         Raises a ValueError where no module of Sentence Transformers can say it.
         """
         return None
 
-    def _saved(self):
+    def _saved(self) -> Parts:
         """What `_restore` needs, as `Parts`."""
         return Parts()
 
-    def _restore(self, state):
+    def _restore(self, state: State) -> None:
         """Take over the fitted attributes that a directory's `State` tells of."""

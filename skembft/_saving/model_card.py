@@ -1,13 +1,14 @@
 """The model card of a saved directory."""
 
 import os
+from typing import Any
 
 from skembft._saving.params import plain
-from skembft._saving.state import ARRAYS
+from skembft._saving.state import ARRAYS, Saved
 from skembft._version import __version__
 
 
-def model_card(finetuner, split, makes_model):
+def model_card(finetuner: Saved, split: bool, makes_model: bool) -> str:
     """README.md: what was trained on how much, and what it brought."""
     base = getattr(finetuner, "encoder_", finetuner)
     base = getattr(base, "model_id", None) or type(base).__name__
@@ -52,7 +53,7 @@ def model_card(finetuner, split, makes_model):
     return "\n".join(lines) + "\n"
 
 
-def _usage(finetuner, split, makes_model):
+def _usage(finetuner: Any, split: bool, makes_model: bool) -> list[str]:
     if not makes_model:
         similarity = {"dot": "dot product"}.get(finetuner.similarity_, "cosine")
         return [

@@ -1,6 +1,8 @@
 """Parameters of estimators as JSON, and back; no code comes from it."""
 
 import os
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
@@ -10,13 +12,15 @@ from skembft._utils.messages import shorten
 from skembft.encoders._sentence import SentenceEncoder
 
 STATE = "skembft.json"
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Content: TypeAlias = dict[str, Any]  # of a JSON file: what is used of it is checked
 
 
 class Damaged(Exception):
     """Says what is wrong with the files of a directory."""
 
 
-def to_json(params):
+def to_json(params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]]:
     """Return parameters as JSON values, and {name: what it was} of all others."""
     kept, lost = {}, {}
     for name, value in params.items():
@@ -37,21 +41,20 @@ def to_json(params):
 _LOCAL = {"cache_dir", "model_output_path", "trust_remote_code"}
 
 
-def encoder_to_json(encoder):
+def encoder_to_json(encoder: Any) -> tuple[Json, bool]:
     """Return (its class and parameters, True) of what is ours, or (name, False)."""
     if isinstance(encoder, FrozenEstimator):
         inner, known = encoder_to_json(encoder.estimator)
-        return ({**inner, "frozen": True}, True) if known else (inner, False)
+        return {**inner, "frozen": True} if isinstance(inner, dict) else inner, known
     names = {**finetuners(), **encoders()}
     cls = type(encoder)
     if names.get(cls.__name__) is not cls:
         return _name(encoder), False
     params, lost = to_json(encoder.get_params(deep=False))
-    content = {"class": cls.__name__, "params": params, "not_restored": lost}
-    return content, True
+    return {"class": cls.__name__, "params": params, "not_restored": lost}, True
 
 
-def not_restored(content):
+def not_restored(content: Content) -> dict[str, Any]:
     """{name: what it was} of the parameters that are not in the JSON."""
     lost = content.get("not_restored") or {}
     check(lost, dict, f"'not_restored' in {STATE}")
@@ -62,7 +65,7 @@ def not_restored(content):
     return lost
 
 
-def plain(value):
+def plain(value: Any) -> tuple[Json, bool]:
     """Return (JSON value, True), or (a name for messages, False)."""
     value = scalar(value)
     if value is None or isinstance(value, bool | int | float | str):
@@ -74,18 +77,18 @@ def plain(value):
         if all(known for _, known in items):
             return [item for item, _ in items], True
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        items = {key: plain(item) for key, item in value.items()}
-        if all(known for _, known in items.values()):
-            return {key: item for key, (item, _) in items.items()}, True
+        by_key = {key: plain(item) for key, item in value.items()}
+        if all(known for _, known in by_key.values()):
+            return {key: item for key, (item, _) in by_key.items()}, True
     return _name(value), False
 
 
-def _name(value):
+def _name(value: Any) -> str:
     named = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def from_json(content, classes):
+def from_json(content: Content, classes: Mapping[str, type[Any]]) -> Any:
     """Make an estimator of {"class", "params"}; only `classes` are made."""
     name = content.get("class")
     cls = classes.get(name) if isinstance(name, str) else None
@@ -93,7 +96,7 @@ def from_json(content, classes):
         raise Damaged(
             f"it names the class {shorten(name)}, which is none of {', '.join(classes)}"
         )
-    params = content.get("params")
+    params: Any = content.get("params")
     check(params, dict, "'params'")
     params = dict(params)
     unknown = set(params) - set(cls._get_param_names())
@@ -111,15 +114,15 @@ def from_json(content, classes):
     return FrozenEstimator(estimator) if content.get("frozen") is True else estimator
 
 
-def encoders():
+def encoders() -> dict[str, type[Any]]:
     return {"SentenceEncoder": SentenceEncoder}
 
 
-def scalar(value):
+def scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def check(value, kinds, what):
+def check(value: object, kinds: type | tuple[type, ...], what: str) -> None:
     wrong_bool = isinstance(value, bool) and kinds is not bool
     if wrong_bool or not isinstance(value, kinds):
         raise Damaged(f"{what} is {shorten(value)}, a {type(value).__name__}")

@@ -1,25 +1,30 @@
 """Directories that hold a fitted finetuner, and `load`, which reads them back."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 
-from skembft._saving.export import cannot_export
+from skembft._saving.export import Exporter, cannot_export
 from skembft._saving.model_card import model_card
 from skembft._saving.params import STATE, Damaged
 from skembft._saving.registry import finetuners
 from skembft._saving.state import (
     ENCODER,
+    Saved,
     State,
     checked_json,
     files_in,
 )
+from skembft._utils import types
 from skembft._utils.atomic import dump_json, replaced_directory, replaced_file
 from skembft._utils.estimators import thawed
+from skembft.encoders._stored import ROLES
 
 
-def dump(value, path):
+def dump(value: object, path: types.Path) -> None:
     """Write an object with joblib, in one step: never a file that is half written.
 
     Parameters
@@ -43,7 +48,7 @@ def dump(value, path):
         joblib.dump(value, temporary)
 
 
-def load(path):
+def load(path: types.Path) -> Any:  # a finetuner, whose file imports this one
     """Read a fitted finetuner from a directory that `save_pretrained` wrote.
 
     No code comes from the directory: weights are safetensors, all else is JSON.
@@ -85,13 +90,15 @@ def load(path):
         raise ValueError(f"{str(path)!r} cannot be loaded: {error}.") from error
 
 
-def save(finetuner, path, split=False):
+def save(finetuner: Any, path: types.Path, split: bool = False) -> None:
     """Write a fitted finetuner as a directory; see its `save_pretrained`."""
     from safetensors import SafetensorError
 
     if type(finetuner) not in finetuners().values():
         raise cannot_export(f"{type(finetuner).__name__} is a class of your own.")
-    export, encoder, inner = finetuner._exporter(), None, None
+    export: Exporter | None = finetuner._exporter()
+    encoder: Any = None
+    inner: Exporter | None = None
     if export is None:
         if split:
             raise ValueError(f"split=True: a {_name(finetuner)} makes no model.")
@@ -111,18 +118,20 @@ def save(finetuner, path, split=False):
         raise OSError(f"{str(path)!r} cannot be written: {error}.") from error
 
 
-def _name(estimator):
+def _name(estimator: object) -> str:
     return type(estimator).__name__
 
 
-def _fill(directory, finetuner, export, split):
+def _fill(
+    directory: Path, finetuner: Saved, export: Exporter | None, split: bool
+) -> None:
     """Write all files of a finetuner."""
     for name, content in finetuner._saved().files.items():
         dump_json(directory / name, content)
     if export is None:
         pass
     elif split:
-        for role in ("query", "document"):
+        for role in ROLES:
             export.write_role(directory / role, role)
     else:
         export.write(directory)
@@ -131,7 +140,7 @@ def _fill(directory, finetuner, export, split):
     State.of(finetuner, None if split else export).write(directory)
 
 
-def _check_place(path, finetuner):
+def _check_place(path: types.Path, finetuner: Any) -> None:
     """Refuse a path where anything but an older save would be lost."""
     if not os.fspath(path):
         raise ValueError("path is empty; pass a directory.")
@@ -166,7 +175,7 @@ def _check_place(path, finetuner):
         )
 
 
-def _models_of(estimator):
+def _models_of(estimator: Any) -> Iterator[types.Path]:
     """The models that an estimator and its encoders stand on."""
     while estimator is not None:
         estimator = thawed(estimator)
@@ -175,7 +184,7 @@ def _models_of(estimator):
         estimator = getattr(estimator, "encoder_", None)
 
 
-def _written_files(directory):
+def _written_files(directory: Path) -> set[str]:
     """Those that `save_pretrained` wrote there, as far as it can be told."""
     try:
         content = checked_json(directory / STATE)

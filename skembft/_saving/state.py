@@ -4,15 +4,21 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 
 from skembft._models.files import UNSAFE, find_model
+from skembft._saving.export import Exporter
 from skembft._saving.params import (
     STATE,
+    Content,
     Damaged,
     check,
     encoders,
@@ -22,14 +28,21 @@ from skembft._saving.params import (
     to_json,
 )
 from skembft._saving.registry import finetuners
+from skembft._utils import types
 from skembft._utils.atomic import dump_json
 from skembft._utils.estimators import thawed
 from skembft._utils.messages import shorten
 from skembft._version import __version__
+from skembft.encoders._sentence import SentenceEncoder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 ARRAYS = "skembft.safetensors"
 ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
-_NUMBERS = {
+_NUMBERS: dict[str, type | tuple[type, ...]] = {
     "n_iter_": Integral,
     "best_step_": (Integral, type(None)),
     "best_epoch_": (Real, type(None)),
@@ -39,7 +52,7 @@ _NUMBERS = {
 }
 
 
-def files_in(directory):
+def files_in(directory: Path) -> set[str]:
     """Relative names of all files below a directory."""
     return {
         path.relative_to(directory).as_posix()
@@ -60,19 +73,53 @@ class Parts:
         What is not only for `load` to read, and has a file of its own.
     """
 
-    content: dict = field(default_factory=dict)
-    arrays: dict = field(default_factory=dict)
-    files: dict = field(default_factory=dict)
+    content: dict[str, Any] = field(default_factory=dict)
+    arrays: Arrays = field(default_factory=dict)
+    files: dict[str, Any] = field(default_factory=dict)
+
+
+class _History(Protocol):
+    """The evaluations of a training."""
+
+    metric: str | None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]: ...
+
+
+class Saved(Protocol):
+    """What is asked of a finetuner to be saved; all of them are of higher folders."""
+
+    scoring: str
+    embedding_dim_: int
+    base_score_: float | None
+    validation_score_: float | None
+
+    @property
+    def history_(self) -> _History: ...
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]: ...
+
+    def _saved(self) -> Parts: ...
+
+
+class ModelParams(Protocol):
+    """What is asked of an `EmbeddingFinetuner` that gets a model."""
+
+    model_id: types.Path
+    device: str | None
+    truncate_dim: int | None
 
 
 class State:
     """What a directory holds beside the files of Sentence Transformers."""
 
-    def __init__(self, content, arrays, path=None):
-        self.content, self.arrays, self.path = content, arrays, path
+    path: Path  # of one that was read
+
+    def __init__(self, content: Content, arrays: Arrays) -> None:
+        self.content, self.arrays = content, arrays
 
     @classmethod
-    def of(cls, finetuner, export):
+    def of(cls, finetuner: Saved, export: Exporter | None) -> Self:
         """What there is to be known of a finetuner; `export` wrote its modules."""
         params, lost = to_json(finetuner.get_params(deep=False))
         attributes = {
@@ -96,7 +143,7 @@ class State:
         parts = finetuner._saved()
         return cls({**content, **parts.content}, parts.arrays)
 
-    def write(self, directory):
+    def write(self, directory: Path) -> None:
         from safetensors.numpy import save_file
 
         arrays = {k: np.ascontiguousarray(v) for k, v in self.arrays.items()}
@@ -110,7 +157,7 @@ class State:
         dump_json(directory / STATE, {**self.content, "files": files})
 
     @classmethod
-    def read(cls, path):
+    def read(cls, path: Path) -> Self:
         content = checked_json(path / STATE)
         check(content, dict, STATE)
         for name, kind in (
@@ -146,28 +193,30 @@ class State:
                 continue  # what is needed and missing is told by who reads it
             if _digest(path / name) != digest:
                 raise Damaged(f"{name} is not as it was written")
-        return cls(content, arrays, path)
+        state = cls(content, arrays)
+        state.path = path
+        return state
 
     @property
-    def attributes(self):
+    def attributes(self) -> dict[str, Any]:
         """Fitted attributes that are numbers, by name."""
         return self.content["attributes"]
 
     @property
-    def history(self):
+    def history(self) -> list[dict[str, Any]]:
         return self.content["history"]
 
-    def json(self, name):
+    def json(self, name: str) -> Any:
         """The content of a JSON file in the directory."""
         return checked_json(self.path / name)
 
-    def sizes(self):
+    def sizes(self) -> dict[str, int] | None:
         """What the data of the fit were, {name: count}, or None."""
         sizes = self.content.get("sizes")
         check(sizes, (dict, type(None)), f"'sizes' in {STATE}")
         return sizes
 
-    def finetuner(self):
+    def finetuner(self) -> Any:
         """The fitted finetuner."""
         finetuner = from_json(self.content, finetuners())
         lost = not_restored(self.content)
@@ -190,7 +239,7 @@ class State:
         finetuner._restore(self)
         return finetuner
 
-    def encoder(self):
+    def encoder(self) -> tuple[Any, str | None]:
         """The encoder of the finetuner, and its fingerprint where it is checked."""
         encoder = self.content.get("encoder")
         if not isinstance(encoder, dict):
@@ -219,14 +268,16 @@ class State:
             encoder, fingerprint = FrozenEstimator(saved), None
         return encoder, fingerprint
 
-    def model(self, finetuner, n_modules="n_base"):
+    def model(
+        self, finetuner: ModelParams, n_modules: str = "n_base"
+    ) -> "SentenceTransformer":
         """The first modules of the model in the directory, for a finetuner."""
         path = self.path
         from sentence_transformers import SentenceTransformer
 
         from skembft._models.loading import is_available, no_progress_bar
 
-        count = self.content.get(n_modules)
+        count: Any = self.content.get(n_modules)
         if count is None and not (path / "modules.json").exists():
             raise Damaged(
                 "it was saved with split=True, as two models for serving; their "
@@ -250,26 +301,27 @@ class State:
         model = SentenceTransformer(
             modules=list(whole)[:count],
             device=device,
-            prompts=whole.prompts,
+            prompts=whole.prompts,  # type: ignore[arg-type]  # a model's hold no None
             similarity_fn_name=whole.similarity_fn_name,
             truncate_dim=finetuner.truncate_dim,
         ).eval()
-        if getattr(model, "transformers_model", None) is not None:
-            model.transformers_model.config._name_or_path = finetuner.model_id
+        transformer = getattr(model, "transformers_model", None)
+        if transformer is not None:
+            transformer.config._name_or_path = finetuner.model_id
         return model
 
 
-def _is_here(encoder):
+def _is_here(encoder: SentenceEncoder) -> bool:
     """Whether the model of a SentenceEncoder is on this machine."""
     return find_model(os.fspath(encoder.model_id)) is not None
 
 
-def _digest(path):
+def _digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def checked_json(path):
+def checked_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

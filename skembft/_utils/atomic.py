@@ -6,14 +6,18 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from skembft._utils import types
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux's renameat2
 
 
 @contextmanager
-def replaced_file(path):
+def replaced_file(path: types.Path) -> Iterator[str]:
     """Give the path of a file to write, which then takes the place of `path`."""
     if not os.fspath(path):
         raise ValueError("path is empty; pass the name of a file.")
@@ -39,27 +43,27 @@ def replaced_file(path):
     _flush(path.parent)
 
 
-def write_json(path, content):
+def write_json(path: types.Path, content: Any) -> None:
     """Write a JSON file whole or not at all."""
     with replaced_file(path) as temporary:
         dump_json(temporary, content)
 
 
-def load_json(path, default):
+def load_json(path: types.Path, default: Any) -> Any:
     """Read a JSON file; `default` where there is none."""
     if not Path(path).is_file():
         return default
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def dump_json(path, content):
+def dump_json(path: types.Path, content: Any) -> None:
     """Write a JSON file into a directory that is not seen yet."""
     with open(path, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=4)
 
 
 @contextmanager
-def replaced_directory(path):
+def replaced_directory(path: types.Path) -> Iterator[Path]:
     """Give a directory to write into, which then takes the place of `path`.
 
     A kill leaves the old directory or the new one, and at most a hidden directory
@@ -86,7 +90,7 @@ def replaced_directory(path):
         shutil.rmtree(staging, ignore_errors=True)  # what was there, or what failed
 
 
-def _exchange(a, b):
+def _exchange(a: str, b: Path) -> None:
     """Let two directories take each other's name, in one step where Linux can."""
     if sys.platform == "linux":
         rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -96,7 +100,7 @@ def _exchange(a, b):
         ):
             return
     # elsewhere, and on file systems that cannot, there is a moment without `b`
-    aside = tempfile.mkdtemp(prefix=f"{a}-", dir=Path(b).parent)
+    aside = tempfile.mkdtemp(prefix=f"{a}-", dir=b.parent)
     os.rename(b, os.path.join(aside, "old"))
     try:
         os.rename(a, b)
@@ -107,7 +111,7 @@ def _exchange(a, b):
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _flush(path):
+def _flush(path: types.Path) -> None:
     """Write to the disk what the system still holds of a file or directory."""
     if os.name == "nt" and os.path.isdir(path):  # Windows opens no directories
         return
@@ -118,7 +122,7 @@ def _flush(path):
         os.close(descriptor)
 
 
-def _umask():
+def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

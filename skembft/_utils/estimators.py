@@ -1,9 +1,12 @@
 """What estimators and encoders share as scikit-learn's."""
 
+from typing import Any
+
 from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
 
 
-def tag_text_input(tags):
+def tag_text_input(tags: Tags) -> Tags:
     """Mark scikit-learn's tags of an estimator whose X is a list of texts or ids."""
     tags.input_tags.two_d_array = False
     tags.input_tags.one_d_array = True
@@ -20,7 +23,7 @@ class DocLink:
     )
 
 
-def thawed(estimator):
+def thawed(estimator: Any) -> Any:
     """An estimator without the `FrozenEstimator` around it."""
     while isinstance(estimator, FrozenEstimator):
         estimator = estimator.estimator

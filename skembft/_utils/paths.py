@@ -5,8 +5,10 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skembft._utils import types
 
-def check_output_path(path):
+
+def check_output_path(path: types.Path) -> None:
     """Raise an OSError unless a directory can be made, or written, at `path`."""
     if not os.fspath(path):
         raise InvalidParameterError(

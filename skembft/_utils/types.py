@@ -12,11 +12,17 @@ Data: TypeAlias = Any
 Item: TypeAlias = str | int  # a text or an id
 Role: TypeAlias = Literal["query", "document"]
 ItemKind: TypeAlias = Literal["text", "id", "vector"]
+Similarity: TypeAlias = Literal["cosine", "dot"]
+# a loss by name or class, or what makes one for a model
+Loss: TypeAlias = str | type | Callable[[Any], Any]
+Params: TypeAlias = dict[str, Any]  # arguments by name
 Path: TypeAlias = str | os.PathLike[str]
 RandomState: TypeAlias = int | np.random.RandomState | None
 Vectors: TypeAlias = NDArray[np.floating]  # (n, d)
+Items: TypeAlias = list[Any] | Vectors  # texts or ids, or a vector each
 Floats: TypeAlias = NDArray[np.floating]
 Ints: TypeAlias = NDArray[np.integer]
 Bools: TypeAlias = NDArray[np.bool_]
+MetricNames: TypeAlias = str | list[str] | tuple[str, ...]
 # of a name: the function of ranked grades, and its cut-off
 Metrics: TypeAlias = dict[str, tuple[Callable[..., Floats], int]]

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from skembft._utils.types import Vectors
 
-def unit_rows(vectors):
+
+def unit_rows(vectors: Vectors) -> Vectors:
     """Return the rows of `vectors` scaled to unit length; zero rows stay zero."""
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -14,7 +16,7 @@ def unit_rows(vectors):
     return vectors / np.where(norms == 0, 1, norms)
 
 
-def check_finite(vectors, what, start=0):
+def check_finite(vectors: Vectors, what: str, start: int = 0) -> None:
     """Raise a ValueError that names the first row with NaN or infinity.
 
     `start` is the number of the first row of `vectors`.
@@ -31,7 +33,7 @@ def check_finite(vectors, what, start=0):
         )
 
 
-def check_same_width(queries, documents):
+def check_same_width(queries: Vectors, documents: Vectors) -> None:
     """Raise a ValueError unless queries and documents have as many dimensions."""
     if queries.shape[1] != documents.shape[1]:
         raise ValueError(

@@ -4,39 +4,45 @@ import hashlib
 import json
 import os
 import threading
+from pathlib import Path
+from typing import Any, Self, TypedDict
 
 from skembft._utils.atomic import write_json
 from skembft._utils.messages import shorten
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 _FORMAT = b'{"generate_pairs": 1, '  # how a journal begins
+
+
+class QADataset(TypedDict):
+    """LlamaIndex's form of a data set."""
+
+    queries: dict[str, str]
+    corpus: dict[str, str]
+    relevant_docs: dict[str, list[str]]
+    mode: str
 
 
 class Answers:
     """The queries of the documents, in memory."""
 
-    def __init__(self, documents):
+    def __init__(self, documents: dict[str, str]) -> None:
         self.documents = documents  # {id: text}
-        self.queries = {}  # {id: queries}
+        self.queries: dict[str, list[str]] = {}  # {id: queries}
 
-    def add(self, document_id, queries):
+    def add(self, document_id: str, queries: list[str]) -> None:
         self.queries[document_id] = queries
 
-    def save(self):
+    def save(self) -> None:
         pass
 
-    def content(self):
+    def content(self) -> QADataset:
         """The data set in LlamaIndex's form, in the order of the documents."""
         return _content(self.documents, self.queries)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         self.save()
 
 
@@ -48,7 +54,9 @@ class Journal(Answers):
     it does not count.
     """
 
-    def __init__(self, path, documents, prompt, n_queries):
+    def __init__(
+        self, path: Path, documents: dict[str, str], prompt: str, n_queries: int
+    ) -> None:
         super().__init__(documents)
         self.path = path
         self.journal = path.with_name(f"{path.name}.journal")
@@ -77,23 +85,25 @@ class Journal(Answers):
             self._file.close()
             raise
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: object) -> None:
         try:
             self.save()
         finally:
             self._file.close()
 
-    def add(self, document_id, queries):
+    def add(self, document_id: str, queries: list[str]) -> None:
         self._append({"document": document_id, "queries": queries})
         super().add(document_id, queries)
 
-    def save(self):
+    def save(self) -> None:
         if self.queries:
             write_json(self.path, self.content())
 
-    def _take(self):
+    def _take(self) -> None:
         """Keep other processes out for as long as the file is open."""
-        if fcntl is None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +115,7 @@ class Journal(Answers):
         except OSError:  # a file system without locks
             pass
 
-    def _append(self, record):
+    def _append(self, record: dict[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"
         with self._lock:
             end = self._file.seek(0, os.SEEK_END)
@@ -117,7 +127,7 @@ class Journal(Answers):
                 self._file.truncate(end)  # the next line begins where this one did
                 raise
 
-    def _read(self, header):
+    def _read(self, header: dict[str, Any]) -> None:
         self._file.seek(0)
         content = self._file.read()
         complete = content[: content.rfind(b"\n") + 1]
@@ -136,11 +146,11 @@ class Journal(Answers):
             self._read_line(f"{self.journal}, line {number}", line)
         self._file.truncate(len(complete))
 
-    def _begin(self, header):
+    def _begin(self, header: dict[str, Any]) -> None:
         self._file.truncate(0)
         self._append(header)
 
-    def _compare(self, line, header):
+    def _compare(self, line: bytes, header: dict[str, Any]) -> str:
         """Say in what the first line differs, or return an empty str."""
         before = _parse(line)
         match before:
@@ -157,7 +167,7 @@ class Journal(Answers):
                     f"line is {shorten(line)}. Pass another path."
                 )
 
-    def _read_line(self, where, line):
+    def _read_line(self, where: str, line: bytes) -> None:
         match _parse(line):
             case {"document": str(document_id), "queries": [_, *_] as queries} if all(
                 isinstance(query, str) for query in queries
@@ -176,7 +186,7 @@ class Journal(Answers):
             )
         self.queries[document_id] = queries
 
-    def _check_path(self):
+    def _check_path(self) -> None:
         """Refuse to replace a file that these answers do not make."""
         if not self.path.exists():
             return
@@ -195,7 +205,7 @@ class Journal(Answers):
             )
 
 
-def _parse(line):
+def _parse(line: bytes) -> Any:
     """The JSON value of a line; None where it is none, which no line may hold."""
     try:
         return json.loads(line)
@@ -203,9 +213,10 @@ def _parse(line):
         return None
 
 
-def _content(documents, queries):
+def _content(documents: dict[str, str], queries: dict[str, list[str]]) -> QADataset:
     """Return LlamaIndex's form; a query of several documents has all of them."""
-    texts, relevant = {}, {}
+    texts: dict[str, str] = {}
+    relevant: dict[str, list[str]] = {}
     for document_id in documents:
         for text in queries.get(document_id, ()):
             query = text.casefold()
@@ -219,12 +230,12 @@ def _content(documents, queries):
     }
 
 
-def _digest(text):
-    text = text.encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+def _digest(text: str) -> str:
+    data = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _difference(before, now):
+def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Say what is not as it was, or return an empty str."""
     if before["prompt"] != now["prompt"]:
         at = len(os.path.commonprefix([before["prompt"], now["prompt"]]))

@@ -1,12 +1,16 @@
 """What a retrieval data set holds, in numbers."""
 
 import os
-from contextlib import nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from skembft._data.judgements import check_retrieval_data
+from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Data, Ints, Items
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics._scoring import item_kind
 
@@ -50,15 +54,15 @@ class DataDescription:
     n_documents: int
     n_documents_without_query: int
     n_judged_negatives: int
-    relevant_per_query: dict
+    relevant_per_query: dict[str, float]
     length_unit: str | None = None
-    query_lengths: dict | None = None
-    document_lengths: dict | None = None
+    query_lengths: dict[str, float] | None = None
+    document_lengths: dict[str, float] | None = None
     max_seq_length: int | None = None
     truncated_queries: float | None = None
     truncated_documents: float | None = None
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [
             f"Retrieval data of {self.n_rows} row(s)",
             f"  queries: {self.n_queries}, "
@@ -69,7 +73,7 @@ class DataDescription:
             f"  relevant documents per query: {_show(self.relevant_per_query)}",
             f"  judged negatives: {self.n_judged_negatives}",
         ]
-        if self.length_unit is not None:
+        if self.query_lengths is not None and self.document_lengths is not None:
             lines += [
                 f"  {self.length_unit} per query: {_show(self.query_lengths)}",
                 f"  {self.length_unit} per document: {_show(self.document_lengths)}",
@@ -83,11 +87,13 @@ class DataDescription:
         return "\n".join(lines)
 
 
-def _show(summary):
+def _show(summary: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in summary.items())
 
 
-def describe(X, y=None, *, corpus=None, encoder=None):
+def describe(
+    X: Data, y: Data = None, *, corpus: Data = None, encoder: Any = None
+) -> DataDescription:
     """Count what a retrieval data set holds, and how long its texts are.
 
     Parameters
@@ -142,8 +148,9 @@ def describe(X, y=None, *, corpus=None, encoder=None):
         lengths = _count_words(data)
     else:
         lengths = {}
-    n_relevant = data.relevance.n_relevant
-    asked = np.unique(data.relevance.positive.indices)
+    relevance = data.judged
+    n_relevant = relevance.n_relevant
+    asked = np.unique(relevance.positive.indices)
     return DataDescription(
         n_rows=len(data.row_query),
         n_queries=data.n_queries,
@@ -151,7 +158,7 @@ def describe(X, y=None, *, corpus=None, encoder=None):
         n_queries_without_document=int((n_relevant == 0).sum()),
         n_documents=len(data.documents),
         n_documents_without_query=len(data.documents) - len(asked),
-        n_judged_negatives=data.relevance.negative.nnz,
+        n_judged_negatives=relevance.negative.nnz,
         relevant_per_query={
             "min": float(n_relevant.min()),
             "median": float(np.median(n_relevant)),
@@ -162,7 +169,7 @@ def describe(X, y=None, *, corpus=None, encoder=None):
     )
 
 
-def _text_encoder(encoder):
+def _text_encoder(encoder: Any) -> Any:
     """The encoder or finetuner that has a model, within those that stand over it."""
     inner = as_encoder(encoder)
     while not hasattr(inner, "model_id"):
@@ -174,18 +181,18 @@ def _text_encoder(encoder):
     return inner
 
 
-def _cannot_count(what):
+def _cannot_count(what: str) -> ValueError:
     return ValueError(
         f"The tokens of {what} cannot be counted: it has no tokenizer of Hugging Face. "
         "Pass encoder=None to count words, or the name of a model with such a one."
     )
 
 
-def _are_texts(data):
+def _are_texts(data: RetrievalData) -> bool:
     return all(isinstance(item, str) for item in [*data.queries, *data.documents])
 
 
-def _count_words(data):
+def _count_words(data: RetrievalData) -> dict[str, Any]:
     queries, documents = (
         [len(text.split()) for text in texts]
         for texts in (data.queries, data.documents)
@@ -197,11 +204,12 @@ def _count_words(data):
     }
 
 
-def _count_tokens(data, encoder):
+def _count_tokens(data: RetrievalData, encoder: Any) -> dict[str, Any]:
     from skembft._models.loading import ModelOptions, load_shared
     from skembft._models.prompts import choose_prompt
 
     encoder._validate_params()
+    lock: AbstractContextManager[object]
     if hasattr(encoder, "model_"):  # a fitted EmbeddingFinetuner
         model, lock = encoder.model_, nullcontext()
     else:
@@ -228,9 +236,9 @@ def _count_tokens(data, encoder):
     }
 
 
-def _token_counts(tokenizer, texts, prompt):
+def _token_counts(tokenizer: Any, texts: Items, prompt: str) -> Ints:
     """Tokens of every text with its prompt and special tokens, none cut off."""
-    counts = []
+    counts: list[int] = []
     for start in range(0, len(texts), _PORTION):
         portion = [prompt + text for text in texts[start : start + _PORTION]]
         if hasattr(tokenizer, "encode_batch"):  # StaticEmbedding's, as it calls it
@@ -242,7 +250,7 @@ def _token_counts(tokenizer, texts, prompt):
     return np.array(counts)
 
 
-def _summary(lengths):
+def _summary(lengths: Ints | list[int]) -> dict[str, float]:
     return {
         "min": float(np.min(lengths)),
         "median": float(np.median(lengths)),

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -30,7 +31,11 @@ _MIN_QUERY_WORDS = 3
 _MIN_DOCUMENT_WORDS = 20
 
 
-def load_docstrings(*, return_X_y=False):
+@overload
+def load_docstrings(*, return_X_y: Literal[True]) -> tuple[list[str], list[str]]: ...
+@overload
+def load_docstrings(*, return_X_y: bool = False) -> Any: ...
+def load_docstrings(*, return_X_y: bool = False) -> Any:
     """Make query-document pairs from the docstrings of numpy, scipy and scikit-learn.
 
     The summary of a public function or class is the query, the rest of its
@@ -64,7 +69,9 @@ def load_docstrings(*, return_X_y=False):
     >>> data.relevant[row][:44]
     'Perform an indirect sort along the given axi'
     """
-    rows = {}  # (query, document) -> name: identical pairs appear once
+    rows: dict[
+        tuple[str, str], str
+    ] = {}  # (query, document) -> name: identical pairs appear once
     for name, docstring in sorted(_public_docstrings().items()):
         pair = _split_docstring(docstring)
         if pair is not None:

@@ -5,19 +5,26 @@ import queue
 import string
 import threading
 import warnings
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
+from typing import TypeAlias
 
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
 from skembft._data.items import check_items
+from skembft._utils import types
 from skembft._utils.messages import shorten
-from skembft.datasets._answers import Answers, Journal
+from skembft._utils.types import Data
+from skembft.datasets._answers import Answers, Journal, QADataset
 from skembft.datasets._query_lists import parse_queries
+
+LLM: TypeAlias = Callable[[str], str]
+# the id of a document, and None or why the last call failed
+_Asked: TypeAlias = tuple[str, Exception | None]
 
 DEFAULT_PROMPT = """\
 Here is a passage from a collection of documents:
@@ -52,8 +59,15 @@ _FIRST_DELAY, _LONGEST_DELAY = 1.0, 60.0  # seconds
     prefer_skip_nested_validation=True,
 )
 def generate_pairs(
-    documents, llm, *, prompt=None, n_queries=2, path=None, n_jobs=4, n_retries=3
-):
+    documents: Data,
+    llm: LLM,
+    *,
+    prompt: str | None = None,
+    n_queries: int = 2,
+    path: types.Path | None = None,
+    n_jobs: int = 4,
+    n_retries: int = 3,
+) -> Bunch:
     """Let a language model write the queries that documents answer.
 
     Every document is put into the prompt, and the numbered list that the model answers
@@ -164,11 +178,18 @@ def generate_pairs(
 # asking
 
 
-def _ask_all(answers, llm, prompt, n_queries, n_jobs, n_retries):
+def _ask_all(
+    answers: Answers,
+    llm: LLM,
+    prompt: str,
+    n_queries: int,
+    n_jobs: int,
+    n_retries: int,
+) -> dict[str, Exception]:
     """Ask for every document without an answer; return {id: error} of the failures."""
     stop = threading.Event()
 
-    def ask(document_id):
+    def ask(document_id: str) -> _Asked:
         """Return the id, and None or why the last call failed."""
         document = answers.documents[document_id]
         request = prompt.format(document=document, n_queries=n_queries)
@@ -190,21 +211,22 @@ def _ask_all(answers, llm, prompt, n_queries, n_jobs, n_retries):
 
     missing = [i for i in answers.documents if i not in answers.queries]
     blank = [i for i in missing if not answers.documents[i].strip()]
+    errors: dict[str, Exception]
     errors = dict.fromkeys(blank, ValueError("the document is empty"))
-    done = queue.SimpleQueue()
+    done: queue.SimpleQueue[Future[_Asked]] = queue.SimpleQueue()
     with ThreadPoolExecutor(n_jobs) as pool:
         try:
             asked = [i for i in missing if i not in errors]
             for document_id in asked:
                 pool.submit(ask, document_id).add_done_callback(done.put)
-            n_in_a_row = 0
+            n_in_a_row, enough = 0, max(_GIVE_UP_AFTER, 2 * n_jobs)
             for n_done in range(1, len(asked) + 1):
                 document_id, error = _next(done).result()
                 n_in_a_row = 0 if error is None else n_in_a_row + 1
                 if error is not None:
                     errors[document_id] = error
-                if not answers.queries and n_done >= max(_GIVE_UP_AFTER, 2 * n_jobs):
-                    raise _no_queries(n_done, answers.documents, error) from error
+                    if not answers.queries and n_done >= enough:
+                        raise _no_queries(n_done, answers.documents, error) from error
                 if n_in_a_row >= max(_IN_A_ROW, 2 * n_jobs):
                     break
                 if n_done % _SAVE_EVERY == 0:
@@ -222,7 +244,7 @@ def _ask_all(answers, llm, prompt, n_queries, n_jobs, n_retries):
     return errors
 
 
-def _next(done):
+def _next(done: queue.SimpleQueue[Future[_Asked]]) -> Future[_Asked]:
     """Wait for a future, with pauses.
 
     A wait without end cannot be interrupted on Windows, nor anywhere after
@@ -233,18 +255,20 @@ def _next(done):
             return done.get(timeout=0.5)
 
 
-def _no_queries(n_failed, documents, error):
+def _no_queries(
+    n_failed: int, documents: dict[str, str], error: Exception
+) -> RuntimeError:
     return RuntimeError(
         f"All of the first {n_failed} documents failed, of {len(documents)}; nothing "
         f"was generated. The last error is {_describe(error)}"
     )
 
 
-def _describe(error):
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _bunch(content, failures):
+def _bunch(content: QADataset, failures: list[tuple[str, str]]) -> Bunch:
     queries, corpus = content["queries"], content["corpus"]
     relevant = content["relevant_docs"].values()
     return Bunch(
@@ -262,7 +286,7 @@ def _bunch(content, failures):
 # arguments
 
 
-def _check_documents(documents):
+def _check_documents(documents: Data) -> dict[str, str]:
     """Return {id: text} of the distinct documents."""
     if isinstance(documents, Mapping):
         for document_id in documents:
@@ -278,13 +302,13 @@ def _check_documents(documents):
         ids = [f"d{i}" for i in range(len(texts))]
     if not texts:
         raise ValueError("documents is empty: pass at least one document.")
-    first = {}  # text -> id
+    first: dict[str, str] = {}  # text -> id
     for document_id, text in zip(ids, texts, strict=True):
         first.setdefault(text, document_id)
     return {document_id: text for text, document_id in first.items()}
 
 
-def _check_prompt(prompt):
+def _check_prompt(prompt: object) -> str:
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be a str or None, got {shorten(prompt)}.")
     wanted = {"document", "n_queries"}
@@ -304,7 +328,7 @@ def _check_prompt(prompt):
     return prompt
 
 
-def _check_llm(llm):
+def _check_llm(llm: object) -> None:
     if callable(llm):
         return
     mends = {
@@ -319,7 +343,7 @@ def _check_llm(llm):
     )
 
 
-def _check_answer(answer):
+def _check_answer(answer: object) -> str:
     if not isinstance(answer, str):
         raise TypeError(
             f"llm must return a str, got the {type(answer).__name__} "

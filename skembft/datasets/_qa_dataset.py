@@ -4,12 +4,21 @@ import json
 from collections.abc import Mapping, Set
 from numbers import Real
 from pathlib import Path
+from typing import Any, Literal, overload
 
+from skembft._utils import types
 from skembft._utils.atomic import write_json
+from skembft._utils.types import Data
 from skembft.datasets._bunch import data_bunch
 
 
-def load_qa_dataset(path, *, return_X_y=False):
+@overload
+def load_qa_dataset(
+    path: types.Path, *, return_X_y: Literal[True]
+) -> tuple[list[str], list[list[str]]]: ...
+@overload
+def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any: ...
+def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
     """Load a data set that LlamaIndex's ``EmbeddingQAFinetuneDataset`` saved.
 
     Parameters
@@ -89,7 +98,9 @@ def load_qa_dataset(path, *, return_X_y=False):
     )
 
 
-def save_qa_dataset(path, queries, relevant, corpus):
+def save_qa_dataset(
+    path: types.Path, queries: Data, relevant: Data, corpus: Data
+) -> None:
     """Save a data set as LlamaIndex's ``EmbeddingQAFinetuneDataset`` does.
 
     The file is written whole or not at all. Its ids are ``"q0"``, ``"q1"``, … and
@@ -157,7 +168,9 @@ def save_qa_dataset(path, queries, relevant, corpus):
     write_json(path, content)
 
 
-def _read_mapping(path: Path, content: dict, key: str, kind: type) -> dict:
+def _read_mapping(
+    path: Path, content: dict[str, Any], key: str, kind: type
+) -> dict[str, Any]:
     """Return content[key], checked to be an object whose values are of `kind`."""
     mapping = content.get(key)
     if not isinstance(mapping, dict):
@@ -172,7 +185,7 @@ def _read_mapping(path: Path, content: dict, key: str, kind: type) -> dict:
     return mapping
 
 
-def _check_list(name: str, values: object) -> list:
+def _check_list(name: str, values: Data) -> list[Any]:
     # a set has no reproducible order, the length of a generator is unknown
     unfit = isinstance(values, str | bytes | Mapping | Set)
     if unfit or not hasattr(values, "__len__"):
@@ -180,7 +193,7 @@ def _check_list(name: str, values: object) -> list:
     return list(values)
 
 
-def _check_texts(name: str, values: object) -> list[str]:
+def _check_texts(name: str, values: Data) -> list[str]:
     values = _check_list(name, values)
     for i, value in enumerate(values):
         if not isinstance(value, str):
@@ -188,7 +201,7 @@ def _check_texts(name: str, values: object) -> list[str]:
     return values
 
 
-def _positives(name: str, item: object) -> list[str]:
+def _positives(name: str, item: Data) -> list[str]:
     """Return the distinct relevant documents of a query, most relevant first."""
     if isinstance(item, str):
         return [item]
@@ -197,7 +210,9 @@ def _positives(name: str, item: object) -> list[str]:
             if not isinstance(grade, Real) or grade != grade:
                 kind = ValueError if isinstance(grade, Real) else TypeError
                 raise kind(f"{name}[{text!r:.80}] must be a number, got {grade!r}.")
-        item = sorted((d for d in item if item[d] > 0), key=item.get, reverse=True)
+        item = sorted(
+            (d for d in item if item[d] > 0), key=item.__getitem__, reverse=True
+        )
     item = list(dict.fromkeys(_check_texts(name, item)))
     if not item:
         raise ValueError(

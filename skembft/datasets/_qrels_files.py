@@ -5,11 +5,23 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Literal, overload
 
+from skembft._utils import types
 from skembft.datasets._bunch import data_bunch
 
 
-def load_beir(path, split="test", *, return_X_y=False):
+@overload
+def load_beir(
+    path: types.Path, split: str = "test", *, return_X_y: Literal[True]
+) -> tuple[list[str], list[dict[str, int]]]: ...
+@overload
+def load_beir(
+    path: types.Path, split: str = "test", *, return_X_y: bool = False
+) -> Any: ...
+def load_beir(
+    path: types.Path, split: str = "test", *, return_X_y: bool = False
+) -> Any:
     """Load a retrieval data set from a folder in BEIR's layout.
 
     The folder holds ``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``
@@ -91,7 +103,7 @@ def load_beir(path, split="test", *, return_X_y=False):
     )
 
 
-def load_trec_qrels(path):
+def load_trec_qrels(path: types.Path) -> dict[str, dict[str, int]]:
     """Load relevance judgements from a file in TREC's format.
 
     Each line has four columns, separated by spaces or tabs: query id, iteration (which
@@ -136,13 +148,13 @@ def load_trec_qrels(path):
     {'mrr@10': 0.75}
     """
     path = Path(path)
-    qrels = {}
+    qrels: dict[str, dict[str, int]] = {}
     for where, line in _numbered_lines(path):
         if line.startswith("#"):
             continue
         try:
-            query_id, _, document_id, grade = line.split()
-            grade = int(grade)
+            query_id, _, document_id, column = line.split()
+            grade = int(column)
         except ValueError as error:
             raise ValueError(
                 f"{where} must be query id, iteration, document id and integer grade, "
@@ -186,7 +198,7 @@ def _read_qrels(
     path: Path, queries: dict[str, str], documents: dict[str, str]
 ) -> dict[str, dict[str, int]]:
     """Read {query id: {document: grade}} from a file of three tabbed columns."""
-    qrels = {}
+    qrels: dict[str, dict[str, int]] = {}
     lines = _numbered_lines(path)
     for where, header in itertools.islice(lines, 1):
         if header.split("\t")[-1].lstrip("-").isdigit():
@@ -196,8 +208,8 @@ def _read_qrels(
             )
     for where, line in lines:
         try:
-            query_id, document_id, grade = line.split("\t")
-            grade = int(grade)
+            query_id, document_id, column = line.split("\t")
+            grade = int(column)
         except ValueError as error:
             raise ValueError(
                 f"{where} must be query id, document id and integer grade, "

@@ -1,6 +1,7 @@
 """Find the queries in what a language model has answered."""
 
 import re
+from collections.abc import Iterator
 
 _LABEL = r"(?:question|query|q)\s*#?\d{0,3}[*_]*(?:[.:：)]|\s[-–—])[*_]*(?:\s+|$)"
 # "1. ", "2) ", "(3) ", "**4.** ", "5、", "Q6: ", "- **Question 7:** ", "8. Query: "
@@ -14,7 +15,7 @@ _WRAPPERS = [("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`")]
 _WRAPPERS += [('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("„", "“")]
 
 
-def parse_queries(answer, n_queries):
+def parse_queries(answer: str, n_queries: int) -> list[str]:
     """Return the distinct queries of a language model's answer, at most `n_queries`.
 
     They are the items of a numbered list; without one those of a bulleted list;
@@ -25,7 +26,7 @@ def parse_queries(answer, n_queries):
     answer = answer.rpartition("</think>")[2].partition("<think>")[0]
     lines = [line for line in map(str.strip, answer.splitlines()) if line]
     for marker in (_NUMBER, _BULLET, None):
-        queries = {}
+        queries: dict[str, str] = {}
         for text in _items(lines, marker):
             text = _undress(text)
             if any(map(str.isalnum, text)) and not text.endswith((":", "：")):
@@ -35,7 +36,7 @@ def parse_queries(answer, n_queries):
     return []
 
 
-def _items(lines, marker):
+def _items(lines: list[str], marker: re.Pattern[str] | None) -> Iterator[str]:
     """Yield the lines that begin with a marker, without it; None: the questions."""
     for i, line in enumerate(lines):
         if marker is None:
@@ -48,7 +49,7 @@ def _items(lines, marker):
             yield following if not text and not marker.match(following) else text
 
 
-def _undress(text):
+def _undress(text: str) -> str:
     """Take quotes and Markdown's emphasis off a query."""
     text = text.strip().removesuffix(",")  # of a JSON list
     if text.count("**") % 2:  # the marker had the other one

@@ -5,12 +5,14 @@ import pickle
 import uuid
 from contextlib import suppress
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, InvalidParameterError
 
+from skembft._utils.types import Path, Role, Vectors
 from skembft._utils.vectors import unit_rows
-from skembft.encoders._store import get_store
+from skembft.encoders._store import Key, Portions, get_store
 from skembft.encoders._stored import STORE_CONSTRAINTS, StoredEncoder
 
 # what encodes a list of documents, and what its client has for queries
@@ -103,14 +105,14 @@ class APIEncoder(StoredEncoder):
 
     def __init__(
         self,
-        client=None,
+        client: Any = None,
         *,
-        model_name=None,
-        batch_size=64,
-        normalize=True,
-        cache_dir=None,
-        max_store_bytes=2**30,
-    ):
+        model_name: str | None = None,
+        batch_size: int = 64,
+        normalize: bool = True,
+        cache_dir: Path | None = None,
+        max_store_bytes: int = 2**30,
+    ) -> None:
         self.client = client
         self.model_name = model_name
         self.batch_size = batch_size
@@ -118,7 +120,7 @@ class APIEncoder(StoredEncoder):
         self.cache_dir = cache_dir
         self.max_store_bytes = max_store_bytes
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         super()._validate_params()
         if self.cache_dir is not None and not self.model_name:
             raise InvalidParameterError(
@@ -128,14 +130,15 @@ class APIEncoder(StoredEncoder):
             )
         self._method("document")
 
-    def _method(self, role):
+    def _method(self, role: Role) -> str:
         """Name of the client's method for "query" or "document"."""
         client = self.client
         instance = not isinstance(client, str | bytes | type)  # str has an encode too
         for documents, queries in _METHODS.items():
             if instance and callable(getattr(client, documents, None)):
-                has_queries = queries is not None and hasattr(client, queries)
-                return queries if role == "query" and has_queries else documents
+                if role == "query" and queries is not None and hasattr(client, queries):
+                    return queries
+                return documents
         raise InvalidParameterError(
             f"client is {_named(client)}, which cannot encode texts: pass an "
             "object with embed_documents and embed_query, with "
@@ -143,32 +146,32 @@ class APIEncoder(StoredEncoder):
             "texts to a matrix."
         )
 
-    def _fingerprint(self):
+    def _fingerprint(self) -> str:
         return f"{self.model_name} {self.normalize}"
 
-    def _store_key(self, role):
+    def _store_key(self, role: Role) -> Key:
         shared = self._method("query") == self._method("document")
         name = self.model_name or self._client_name()
         return "api", name, "" if shared else role
 
-    def _client_name(self):
+    def _client_name(self) -> str:
         """What names a client that the user has not named, also in other processes."""
         client, name = self.__dict__.get("_named_client", (None, None))
         if name is not None and client is self.client:
             return name
         return _client_names.setdefault(_Identity(self.client), uuid.uuid4().hex)
 
-    def _find_dimension(self):
+    def _find_dimension(self) -> int:
         raise ValueError(
             "The dimension of an APIEncoder is known once it has encoded a text: call "
             "transform or transform_documents first."
         )
 
-    def _encode(self, texts, role):
+    def _encode(self, texts: list[str], role: Role) -> Vectors:
         vectors = super()._encode(texts, role)
         return unit_rows(vectors) if self.normalize else vectors
 
-    def _compute(self, texts, role):
+    def _compute(self, texts: list[str], role: Role) -> Portions:
         name = self._method(role)
         method = getattr(self.client, name)
         for start in range(0, len(texts), self.batch_size):
@@ -188,7 +191,7 @@ class APIEncoder(StoredEncoder):
                 raise
             yield batch, self._check(vectors, len(batch), role, what)
 
-    def _check(self, vectors, n, role, what):
+    def _check(self, vectors: Any, n: int, role: Role, what: str) -> Vectors:
         """Return what the client gave for n texts as a matrix, if it is one."""
         try:
             matrix = np.asarray(vectors)
@@ -221,7 +224,7 @@ class APIEncoder(StoredEncoder):
             f"{n} in number; {mend}. Nothing of this batch is stored."
         )
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Self:
         clone = type(self)(**self.get_params(deep=False))  # shares the client
         if hasattr(self, "_named_client"):
             clone._named_client = self._named_client
@@ -229,7 +232,7 @@ class APIEncoder(StoredEncoder):
             clone._sklearn_output_config = dict(self._sklearn_output_config)
         return clone
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         try:
             # joblib's workers can be sent local functions and classes, pickle cannot
             with suppress(pickle.PicklingError, AttributeError):
@@ -246,22 +249,22 @@ class APIEncoder(StoredEncoder):
         return state
 
 
-_client_names = {}  # of this process's clients: _Identity -> name
+_client_names: "dict[_Identity, str]" = {}  # of this process's clients
 
 
 class _Identity:
     """Equal only for the same object, which it keeps alive."""
 
-    def __init__(self, thing):
+    def __init__(self, thing: object) -> None:
         self.thing = thing
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, _Identity) and other.thing is self.thing
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return id(self.thing)
 
 
-def _named(client):
+def _named(client: Any) -> str:
     """How messages name a client; its own representation may hold credentials."""
     return getattr(client, "__name__", None) or type(client).__name__

@@ -1,7 +1,11 @@
 """What frozen encoders share: they need no fit, and take text or ids."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
 
 from skembft._utils.estimators import DocLink, tag_text_input
 
@@ -13,7 +17,7 @@ class BaseEncoder(DocLink, TransformerMixin, BaseEstimator):
     every property and none may load a model.
     """
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Return names of the dimensions of the vectors.
 
         Parameters
@@ -28,10 +32,10 @@ class BaseEncoder(DocLink, TransformerMixin, BaseEstimator):
         names = [f"{prefix}{i}" for i in range(self._dimension())]
         return np.asarray(names, dtype=object)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Tags:
         tags = tag_text_input(super().__sklearn_tags__())
         tags.requires_fit = False
         return tags

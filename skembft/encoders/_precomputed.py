@@ -1,6 +1,7 @@
 """Vectors that exist already, looked up by id."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from sklearn.base import _fit_context
@@ -8,8 +9,13 @@ from sklearn.base import _fit_context
 from skembft._data.items import check_items, check_queries
 from skembft._data.vectors import check_vectors
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Item, ItemKind, Vectors
 from skembft._utils.vectors import check_same_width
 from skembft.encoders._base import BaseEncoder
+
+Index: TypeAlias = Mapping[Any, Data] | tuple[Data, Data] | list[Data]
+_Name: TypeAlias = Literal["queries", "documents"]
+_Table: TypeAlias = tuple[dict[Item, int], Vectors]
 
 
 class PrecomputedEncoder(BaseEncoder):
@@ -49,17 +55,19 @@ class PrecomputedEncoder(BaseEncoder):
     array([[0., 1.]], dtype=float32)
     """
 
-    _item_kind = "id"
+    _item_kind: ItemKind = "id"
     _parameter_constraints: dict = {
         "queries": [Mapping, tuple, list, None],
         "documents": [Mapping, tuple, list, None],
     }
 
-    def __init__(self, queries=None, documents=None):
+    def __init__(
+        self, queries: Index | None = None, documents: Index | None = None
+    ) -> None:
         self.queries = queries
         self.documents = documents
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the vectors, in containers that are shown by their size only.
 
         Parameters
@@ -70,12 +78,13 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         params : dict
         """
+        shown: dict[type, Callable[[Any], Any]]
         shown = {dict: _ShownDict, tuple: _ShownTuple, list: _ShownTuple}
         params = {"queries": self.queries, "documents": self.documents}
         return {k: shown.get(type(v), lambda v: v)(v) for k, v in params.items()}
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X=None, y=None):
+    def fit(self, X: Data = None, y: Data = None) -> Self:
         """Check the vectors; there is nothing to learn.
 
         Parameters
@@ -89,7 +98,7 @@ class PrecomputedEncoder(BaseEncoder):
         check_same_width(self._table("queries")[1], self._table("documents")[1])
         return self
 
-    def transform(self, X):
+    def transform(self, X: Data) -> Vectors:
         """Return the vectors of queries.
 
         Parameters
@@ -102,7 +111,7 @@ class PrecomputedEncoder(BaseEncoder):
         """
         return self._look_up(check_queries(X, "id"), "queries")
 
-    def transform_documents(self, D):
+    def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents.
 
         Parameters
@@ -115,13 +124,13 @@ class PrecomputedEncoder(BaseEncoder):
         """
         return self._look_up(check_items(D, "D", "id"), "documents")
 
-    def _dimension(self):
+    def _dimension(self) -> int:
         return self._table("queries")[1].shape[1]
 
-    def _fingerprint(self):
+    def _fingerprint(self) -> str:
         return "precomputed"  # the vectors are in the pickle: nothing can have changed
 
-    def _table(self, name):
+    def _table(self, name: _Name) -> _Table:
         """Return (row of id, matrix) of "queries" or "documents", read once."""
         given = getattr(self, name)
         if given is None:
@@ -139,7 +148,7 @@ class PrecomputedEncoder(BaseEncoder):
             tables[name] = (given, table)
         return table
 
-    def _look_up(self, ids, name):
+    def _look_up(self, ids: list[Item], name: _Name) -> Vectors:
         rows, matrix = self._table(name)
         try:
             index = np.array([rows[i] for i in ids], dtype=np.int64)
@@ -147,13 +156,13 @@ class PrecomputedEncoder(BaseEncoder):
             raise _no_vectors([i for i in ids if i not in rows], rows, name) from None
         return np.asarray(np.take(matrix, index, axis=0), dtype=np.float32)
 
-    def __sklearn_clone__(self):
+    def __sklearn_clone__(self) -> Self:
         clone = type(self)(queries=self.queries, documents=self.documents)
         if hasattr(self, "_sklearn_output_config"):
             clone._sklearn_output_config = dict(self._sklearn_output_config)
         return clone
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
         state.pop("_tables", None)
         return state
@@ -162,7 +171,7 @@ class PrecomputedEncoder(BaseEncoder):
 class _ShownDict(dict):
     """A dict that is shown by its size."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{len(self)} × {len(next(iter(self.values()), ()))}>"
 
 
@@ -171,11 +180,11 @@ class _ShownTuple(tuple):
 
     __slots__ = ()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{len(self[0])} × {np.shape(self[1])[-1]}>"
 
 
-def _no_vectors(missing, rows, name):
+def _no_vectors(missing: list[Item], rows: dict[Item, int], name: _Name) -> ValueError:
     other = [i for i in missing if _other_type(i) in rows]
     return ValueError(
         f"{len(missing)} id(s) have no vector among the {name} of the "
@@ -185,13 +194,13 @@ def _no_vectors(missing, rows, name):
     )
 
 
-def _other_type(item):
+def _other_type(item: Item) -> Item | None:
     if isinstance(item, int):
         return str(item)
     return int(item) if item.isascii() and item.isdigit() else None
 
 
-def _read_vectors(given, name):
+def _read_vectors(given: Index, name: _Name) -> _Table:
     """Return ({id: row}, matrix) of a mapping or of (ids, matrix)."""
     if isinstance(given, Mapping):
         ids = check_items(list(given), name, "id")

@@ -1,7 +1,10 @@
 """A frozen text encoder that never encodes the same text twice."""
 
+from __future__ import annotations
+
 import os
 from numbers import Integral
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sklearn.utils._param_validation import (
     Interval,
@@ -9,11 +12,18 @@ from sklearn.utils._param_validation import (
     StrOptions,
 )
 
-from skembft._models.files import cannot_load, find_model
+from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.prompts import choose_prompt
+from skembft._utils.types import Path, Role
+from skembft.encoders._store import Key, Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
-MODEL_CONSTRAINTS = {
+if TYPE_CHECKING:
+    from skembft._models.loading import LoadedModel
+    from skembft._models.precision import Computed, Precision
+
+_T = TypeVar("_T")
+MODEL_CONSTRAINTS: dict[str, list[Any]] = {
     "model_id": [str, os.PathLike],
     "query_prompt": [str, None],
     "document_prompt": [str, None],
@@ -26,7 +36,7 @@ MODEL_CONSTRAINTS = {
 }
 
 
-def check_model_id(model_id):
+def check_model_id(model_id: object) -> None:
     """Refuse a model instance with a message that says what to pass instead."""
     if hasattr(model_id, "encode") and not isinstance(model_id, str):
         raise InvalidParameterError(
@@ -113,20 +123,20 @@ class SentenceEncoder(StoredEncoder):
 
     def __init__(
         self,
-        model_id="BAAI/bge-small-en",
+        model_id: Path = "BAAI/bge-small-en",
         *,
-        query_prompt=None,
-        document_prompt=None,
-        normalize=True,
-        precision="float32",
-        max_seq_length=None,
-        truncate_dim=None,
-        trust_remote_code=False,
-        device=None,
-        backend="torch",
-        cache_dir=None,
-        max_store_bytes=2**30,
-    ):
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        normalize: bool = True,
+        precision: Precision = "float32",
+        max_seq_length: int | None = None,
+        truncate_dim: int | None = None,
+        trust_remote_code: bool = False,
+        device: str | None = None,
+        backend: Backend = "torch",
+        cache_dir: Path | None = None,
+        max_store_bytes: int = 2**30,
+    ) -> None:
         self.model_id = model_id
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
@@ -140,13 +150,13 @@ class SentenceEncoder(StoredEncoder):
         self.cache_dir = cache_dir
         self.max_store_bytes = max_store_bytes
 
-    def _validate_params(self):
+    def _validate_params(self) -> None:
         check_model_id(self.model_id)
         super()._validate_params()
 
     # None of the following loads the model, but for a hub name seen for the first time
 
-    def _fingerprint(self):
+    def _fingerprint(self) -> str:
         """Hash of the model's files and of the parameters that change its vectors."""
         self._validate_params()
         files = self._files()
@@ -154,7 +164,7 @@ class SentenceEncoder(StoredEncoder):
         settings = (prompts, self.normalize, self.max_seq_length, self.truncate_dim)
         return f"{self._weights(files)} {settings}"
 
-    def _store_key(self, role):
+    def _store_key(self, role: Role) -> Key:
         files = self._files()
         return (
             self._weights(files),
@@ -167,7 +177,7 @@ class SentenceEncoder(StoredEncoder):
             self.backend,
         )
 
-    def _files(self):
+    def _files(self) -> ModelFiles:
         model_id = os.fspath(self.model_id)
         files = find_model(model_id)
         if files is None:
@@ -177,16 +187,16 @@ class SentenceEncoder(StoredEncoder):
             raise cannot_load(model_id, "its files are not in the cache of the hub.")
         return files
 
-    def _weights(self, files):
+    def _weights(self, files: ModelFiles) -> str:
         return files.fingerprint(
             backend=self.backend, trust_remote_code=self.trust_remote_code
         )
 
-    def _prompt(self, files, role):
+    def _prompt(self, files: ModelFiles, role: Role) -> str:
         given = self.query_prompt if role == "query" else self.document_prompt
         return choose_prompt(files.prompts(), given, role)
 
-    def _precision(self):
+    def _precision(self) -> Computed:
         if self.precision == "float32":
             return self.precision
         from skembft._models.precision import resolve_precision
@@ -195,15 +205,19 @@ class SentenceEncoder(StoredEncoder):
 
     # These do
 
-    def _load(self):
+    def _load(self) -> LoadedModel:
         from skembft._models.loading import ModelOptions, load_shared
 
         return load_shared(ModelOptions.of(self))
 
-    def _find_dimension(self):
-        return self._load().model.get_embedding_dimension()
+    def _find_dimension(self) -> int:
+        from skembft._models.loading import dimension_of
 
-    def _compute(self, texts, role):
+        loaded = self._load()
+        with loaded.lock:
+            return dimension_of(loaded.model)
+
+    def _compute(self, texts: list[str], role: Role) -> Portions:
         from skembft._models import encoding
 
         loaded = self._load()
@@ -219,7 +233,11 @@ class SentenceEncoder(StoredEncoder):
                 yield [texts[i] for i in rows], vectors
 
 
-def as_encoder(encoder):
+@overload
+def as_encoder(encoder: Path) -> SentenceEncoder: ...
+@overload
+def as_encoder(encoder: _T) -> _T: ...
+def as_encoder(encoder: Any) -> Any:
     """A `SentenceEncoder` of a model's name or directory; all else as it is."""
     if isinstance(encoder, str | os.PathLike):
         return SentenceEncoder(os.fspath(encoder))

@@ -15,8 +15,15 @@ import struct
 import uuid
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+from skembft._utils.types import Ints, Vectors
+
+Digests: TypeAlias = NDArray[np.uint64]  # (n, 2)
 
 _SUFFIX = ".shard"
 _HEADER = struct.Struct("<8sQQI36x")  # magic, rows, width, checksum of what follows
@@ -26,7 +33,7 @@ _MANY, _LARGE = 16, 64 * 2**20  # shards below so many bytes are merged when man
 _BLOCK = 16384  # vectors copied at a time
 
 
-def digests_of(texts):
+def digests_of(texts: Iterable[str]) -> Digests:
     """Return the 16-byte digests of texts, an array of shape (n, 2).
 
     The first half orders and finds them, the second confirms. Two texts that agree in
@@ -44,7 +51,7 @@ def digests_of(texts):
 class Shard:
     """A shard mapped into memory; raises ValueError where the file is damaged."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         with open(path, "rb") as file:
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         if len(buffer) < _HEADER.size:
@@ -60,11 +67,11 @@ class Shard:
         self.nbytes = len(buffer)
         end = _HEADER.size + rows * _DIGEST
         raw = np.frombuffer(buffer, dtype=np.uint8)
-        self.digests = raw[_HEADER.size : end].view("<u8").reshape(rows, 2)
+        self.digests: Digests = raw[_HEADER.size : end].view("<u8").reshape(rows, 2)
         self.keys = np.ascontiguousarray(self.digests[:, 0])
-        self.vectors = raw[end:].view("<f4").reshape(rows, width)
+        self.vectors: Vectors = raw[end:].view("<f4").reshape(rows, width)
 
-    def find(self, digests):
+    def find(self, digests: Digests) -> tuple[Ints, Ints]:
         """Return (places in `digests` that are here, their rows)."""
         rows = np.searchsorted(self.keys, digests[:, 0])
         rows[rows == len(self.keys)] = 0
@@ -72,7 +79,9 @@ class Shard:
         return at, rows[at]
 
 
-def write_shard(folder, digests, blocks, width):
+def write_shard(
+    folder: str, digests: Digests, blocks: Iterable[Vectors], width: int
+) -> None:
     """Publish vectors, given in blocks in ascending order of their digests."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, uuid.uuid4().hex + _SUFFIX)
@@ -100,17 +109,17 @@ def write_shard(folder, digests, blocks, width):
 class ShardFolder:
     """The shards of one model and its settings, as this process knows them."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = path
-        self.shards = {}  # file name -> Shard
-        self.damaged = set()  # file names that were warned of
+        self.shards: dict[str, Shard] = {}  # by file name
+        self.damaged: set[str] = set()  # file names that were warned of
 
     @property
-    def width(self):
+    def width(self) -> int | None:
         """Dimension of the vectors; None without any."""
         return next((s.vectors.shape[1] for s in self.shards.values()), None)
 
-    def refresh(self):
+    def refresh(self) -> None:
         """Open the shards that other processes have published, drop removed ones."""
         while True:
             names = self._list()
@@ -123,13 +132,13 @@ class ShardFolder:
                 continue
             return
 
-    def _list(self):
+    def _list(self) -> set[str]:
         try:
             return {n for n in os.listdir(self.path) if n.endswith(_SUFFIX)}
         except FileNotFoundError:
             return set()
 
-    def _open(self, name):
+    def _open(self, name: str) -> None:
         path = os.path.join(self.path, name)
         try:
             self.shards[name] = Shard(path)
@@ -145,7 +154,7 @@ class ShardFolder:
                 stacklevel=2,
             )
 
-    def find(self, digests):
+    def find(self, digests: Digests) -> Iterator[tuple[Ints, Vectors]]:
         """Yield (places in `digests`, vectors) of those on disk, in blocks."""
         places = np.argsort(digests[:, 0])  # neighbours are neighbours on disk too
         for shard in self.shards.values():
@@ -157,7 +166,7 @@ class ShardFolder:
             if not len(places):
                 return
 
-    def publish(self, digests, vectors):
+    def publish(self, digests: Digests, vectors: Vectors) -> None:
         """Write vectors for all processes; raise an OSError where that fails."""
         order = np.argsort(digests[:, 0])
         write_shard(self.path, digests[order], [vectors[order]], vectors.shape[1])
@@ -165,7 +174,7 @@ class ShardFolder:
         with contextlib.suppress(OSError):  # untidy is slower, not wrong
             self._tidy()
 
-    def _tidy(self):
+    def _tidy(self) -> None:
         for name in self.damaged & self._list():
             os.unlink(os.path.join(self.path, name))
         small = [s for s in self.shards.values() if s.nbytes < _LARGE]
@@ -173,12 +182,12 @@ class ShardFolder:
             small.sort(key=lambda shard: shard.nbytes)
             self._merge(small[: _MANY // 2 + 1])
 
-    def _merge(self, shards):
+    def _merge(self, shards: list[Shard]) -> None:
         digests = np.concatenate([s.digests for s in shards])
         _, first = np.unique(digests[:, 0], return_index=True)
         width = shards[0].vectors.shape[1]
 
-        def blocks():
+        def blocks() -> Iterator[Vectors]:
             for start in range(0, len(first), _BLOCK):
                 rows = first[start : start + _BLOCK]
                 block = np.empty((len(rows), width), dtype=np.float32)
@@ -194,7 +203,7 @@ class ShardFolder:
                 os.unlink(shard.path)
         self.refresh()
 
-    def delete(self):
+    def delete(self) -> None:
         """Remove all shards, those of crashed writers too."""
         self.shards.clear()
         if os.path.isdir(self.path):

@@ -5,19 +5,25 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable
 from contextlib import closing
+from typing import TypeAlias
 
 import numpy as np
 
+from skembft._utils.types import Ints, Path, Vectors
 from skembft._utils.vectors import check_finite
-from skembft.encoders._shards import ShardFolder, digests_of
+from skembft.encoders._shards import Digests, ShardFolder, digests_of
+
+Key: TypeAlias = tuple[Hashable, ...]  # what determines the vectors
+Portions: TypeAlias = Generator[tuple[list[str], Vectors], None, None]
 
 _MAX_STORES = 16  # models, prompts and settings whose vectors a process keeps
-_stores = OrderedDict()
+_stores: "OrderedDict[Key, Store]" = OrderedDict()
 _stores_lock = threading.Lock()
 
 
-def get_store(key):
+def get_store(key: Key) -> "Store":
     """Return this process's store of a key, a tuple that determines the vectors."""
     with _stores_lock:
         store = _stores.setdefault(key, Store(key))
@@ -27,7 +33,7 @@ def get_store(key):
         return store
 
 
-def drop_store(key, cache_dir):
+def drop_store(key: Key, cache_dir: Path | None) -> None:
     """Forget the vectors of a key, in this process and in `cache_dir`."""
     with _stores_lock:
         _stores.pop(key, None)
@@ -35,7 +41,7 @@ def drop_store(key, cache_dir):
         ShardFolder(folder_of(key, cache_dir)).delete()
 
 
-def folder_of(key, cache_dir):
+def folder_of(key: Key, cache_dir: Path) -> str:
     """The sub-directory of `cache_dir` that holds the vectors of a key."""
     name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
     return os.path.join(os.fspath(cache_dir), name)
@@ -47,13 +53,13 @@ class Store:
     Vectors that are on disk are read from there and not kept in memory.
     """
 
-    def __init__(self, key):
+    def __init__(self, key: Key) -> None:
         self.key = key
         self.lock = threading.RLock()
         self.memory = Memory()
-        self.folders = {}  # path -> ShardFolder
+        self.folders: dict[str, ShardFolder] = {}  # by path
 
-    def width(self, cache_dir=None):
+    def width(self, cache_dir: Path | None = None) -> int | None:
         """Dimension of the vectors; None before the first is known."""
         with self.lock:
             folder = self._folder(cache_dir)
@@ -62,7 +68,14 @@ class Store:
             on_disk = None if folder is None else folder.width
             return self.memory.vectors.shape[1] or on_disk
 
-    def get(self, texts, encode, *, max_bytes, cache_dir=None):
+    def get(
+        self,
+        texts: list[str],
+        encode: Callable[[list[str]], Portions],
+        *,
+        max_bytes: int,
+        cache_dir: Path | None = None,
+    ) -> Vectors:
         """Return the vectors of `texts`, encoding those that are new.
 
         Parameters
@@ -109,7 +122,7 @@ class Store:
                 return answer.vectors
             return answer.vectors[[number[text] for text in texts]]
 
-    def _folder(self, cache_dir):
+    def _folder(self, cache_dir: Path | None) -> ShardFolder | None:
         if cache_dir is None:
             return None
         path = folder_of(self.key, cache_dir)
@@ -125,7 +138,7 @@ class Store:
             self.folders[path] = ShardFolder(path)
         return self.folders[path]
 
-    def _read(self, folder, digests, answer):
+    def _read(self, folder: ShardFolder, digests: Digests, answer: "_Answer") -> None:
         """Copy what is on disk into the answer; look again for what is not."""
         for look_again in (False, True):
             missing = answer.missing()
@@ -136,7 +149,7 @@ class Store:
             for places, vectors in folder.find(digests[missing]):
                 answer.put(missing[places], vectors)
 
-    def _publish(self, folder, texts, vectors):
+    def _publish(self, folder: ShardFolder, texts: list[str], vectors: Vectors) -> bool:
         try:
             folder.publish(digests_of(texts), vectors)
         except OSError as error:
@@ -154,15 +167,15 @@ class Store:
 class Memory:
     """An array of vectors that grows by doubling; the oldest go when it is full."""
 
-    def __init__(self):
-        self.rows = {}  # text -> row of vectors
-        self.vectors = np.empty((0, 0), dtype=np.float32)
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}  # text -> row of vectors
+        self.vectors: Vectors = np.empty((0, 0), dtype=np.float32)
         self.size = 0  # rows in use
 
-    def take(self, texts):
+    def take(self, texts: list[str]) -> Vectors:
         return self.vectors[[self.rows[text] for text in texts]]
 
-    def append(self, texts, vectors):
+    def append(self, texts: list[str], vectors: Vectors) -> None:
         needed = self.size + len(texts)
         if needed > len(self.vectors):
             room = max(needed, 2 * len(self.vectors))
@@ -174,7 +187,7 @@ class Memory:
         self.rows.update(zip(texts, range(self.size, needed), strict=True))
         self.size = needed
 
-    def trim(self, max_bytes):
+    def trim(self, max_bytes: int) -> None:
         most = max_bytes // max(4 * self.vectors.shape[1], 1)
         if self.size > most:
             drop = self.size - 3 * most // 4  # room for more, or each text would trim
@@ -186,15 +199,15 @@ class Memory:
 class _Answer:
     """The vectors of a request, filled from several places."""
 
-    def __init__(self, n):
+    def __init__(self, n: int) -> None:
         self.filled = np.zeros(n, dtype=bool)
-        self.vectors = None
+        self.vectors: Vectors = np.empty((n, 0), dtype=np.float32)
 
-    def missing(self):
+    def missing(self) -> Ints:
         return np.flatnonzero(~self.filled)
 
-    def put(self, rows, vectors):
-        if self.vectors is None:
+    def put(self, rows: Ints | list[int], vectors: Vectors) -> None:
+        if not self.vectors.shape[1]:
             shape = (len(self.filled), vectors.shape[1])
             self.vectors = np.empty(shape, dtype=np.float32)
         if vectors.shape[1] != self.vectors.shape[1]:

@@ -2,20 +2,22 @@
 
 import os
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval
 
 from skembft._data.items import check_items, check_queries
+from skembft._utils.types import Data, ItemKind, Role, Vectors
 from skembft.encoders._base import BaseEncoder
 from skembft.encoders._store import drop_store, get_store
 
-STORE_CONSTRAINTS = {
+STORE_CONSTRAINTS: dict[str, list[Any]] = {
     "cache_dir": [str, os.PathLike, None],
     "max_store_bytes": [Interval(Integral, 0, None, closed="left")],
 }
-ROLES = ("query", "document")
+ROLES: tuple[Role, Role] = ("query", "document")
 
 
 class StoredEncoder(BaseEncoder):
@@ -26,10 +28,10 @@ class StoredEncoder(BaseEncoder):
     asked before any vector is known.
     """
 
-    _item_kind = "text"
+    _item_kind: ItemKind = "text"
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X=None, y=None):
+    def fit(self, X: Data = None, y: Data = None) -> Self:
         """Check the parameters; there is nothing to learn.
 
         Parameters
@@ -42,7 +44,7 @@ class StoredEncoder(BaseEncoder):
         """
         return self
 
-    def transform(self, X):
+    def transform(self, X: Data) -> Vectors:
         """Encode queries.
 
         Parameters
@@ -56,7 +58,7 @@ class StoredEncoder(BaseEncoder):
         """
         return self._encode(check_queries(X, "text"), "query")
 
-    def transform_documents(self, D):
+    def transform_documents(self, D: Data) -> Vectors:
         """Encode documents.
 
         Parameters
@@ -69,7 +71,7 @@ class StoredEncoder(BaseEncoder):
         """
         return self._encode(check_items(D, "D", "text"), "document")
 
-    def warm(self, texts):
+    def warm(self, texts: Data) -> Self:
         """Encode texts as queries and documents into the store, ahead of use.
 
         Where queries and documents have different vectors, both are made of every text.
@@ -89,7 +91,7 @@ class StoredEncoder(BaseEncoder):
             self._encode(texts, role)
         return self
 
-    def clear(self):
+    def clear(self) -> Self:
         """Forget the vectors of this encoder, in this process and in `cache_dir`.
 
         Returns
@@ -101,7 +103,7 @@ class StoredEncoder(BaseEncoder):
             drop_store(self._store_key(role), self.cache_dir)
         return self
 
-    def _encode(self, texts, role):
+    def _encode(self, texts: list[str], role: Role) -> Vectors:
         self._validate_params()
         if not texts:
             return np.empty((0, self._dimension()), dtype=np.float32)
@@ -112,7 +114,7 @@ class StoredEncoder(BaseEncoder):
             cache_dir=self.cache_dir,
         )
 
-    def _dimension(self):
+    def _dimension(self) -> int:
         for role in ROLES:
             width = get_store(self._store_key(role)).width(self.cache_dir)
             if width is not None:

@@ -1,15 +1,12 @@
 """Look at what fine-tuning has changed: comparisons with error bars, and pictures."""
 
-from skembft.inspection._comparison import (
-    QueryChange,
-    RetrievalComparison,
-    compare_retrieval,
-)
+from skembft.inspection._comparison import RetrievalComparison, compare_retrieval
 from skembft.inspection._displays import (
     QueryGainDisplay,
     RetrievalCurveDisplay,
     TrainingHistoryDisplay,
 )
+from skembft.inspection._query_change import QueryChange
 from skembft.inspection._search_display import SearchResultsDisplay
 
 __all__ = [

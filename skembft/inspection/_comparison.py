@@ -1,18 +1,35 @@
 """Two retrievers on the same queries: how much better one is, how sure, and where."""
 
-from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, validate_params
 
+from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import nearest
+from skembft._utils.types import (
+    Data,
+    Floats,
+    Ints,
+    Items,
+    MetricNames,
+    Metrics,
+    RandomState,
+)
 from skembft.encoders._sentence import as_encoder
+from skembft.inspection._query_change import Graded, QueryChange
 from skembft.inspection._shown import as_html, as_text
-from skembft.inspection._statistics import compare_values
+from skembft.inspection._statistics import ComparedMetric, compare_values
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
-from skembft.metrics._scoring import rank_estimator, unwrap
+from skembft.metrics._scoring import Ranking, rank_estimator, unwrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from skembft.inspection._displays import QueryGainDisplay
 
 _SHOWN = 10  # documents of a query that are kept to be looked at
 
@@ -26,17 +43,17 @@ _SHOWN = 10  # documents of a query that are kept to be looked at
     prefer_skip_nested_validation=True,
 )
 def compare_retrieval(
-    before,
-    after,
-    X,
-    y=None,
-    corpus=None,
-    metrics=HISTORY_METRICS,
+    before: Any,
+    after: Any,
+    X: Data,
+    y: Data = None,
+    corpus: Data = None,
+    metrics: MetricNames = HISTORY_METRICS,
     *,
-    confidence_level=0.95,
-    exclude_self=False,
-    random_state=None,
-):
+    confidence_level: float = 0.95,
+    exclude_self: bool = False,
+    random_state: RandomState = None,
+) -> "RetrievalComparison":
     """Compare two retrievers on the same queries, documents and judgements.
 
     Use queries that neither has been trained on or chosen by: the numbers then say what
@@ -110,7 +127,9 @@ def compare_retrieval(
     return RetrievalComparison(data, first, second, confidence_level, rng)
 
 
-def _rank(retriever, X, y, corpus, metrics, exclude_self):
+def _rank(
+    retriever: Any, X: Data, y: Data, corpus: Data, metrics: Metrics, exclude_self: bool
+) -> tuple[RetrievalData, Ranking]:
     retriever, X = unwrap(as_encoder(retriever), X)
     return rank_estimator(
         retriever,
@@ -121,38 +140,6 @@ def _rank(retriever, X, y, corpus, metrics, exclude_self):
         exclude_self=exclude_self,
         depth=_SHOWN,
     )
-
-
-@dataclass(frozen=True)
-class QueryChange:
-    """What changed for one query.
-
-    Attributes
-    ----------
-    query : str, id or vector
-    index : int
-        Its place in the comparison's `queries`.
-    before, after : float
-        The metric.
-    gain : float
-        Their difference; below 0 for a query that was hurt.
-    relevant : list
-        The relevant documents, best grade first.
-    documents_before, documents_after : list of (document, grade)
-        The ten documents that were retrieved, best first; grade 0 where not relevant.
-    """
-
-    query: object
-    index: int
-    before: float
-    after: float
-    relevant: list
-    documents_before: list
-    documents_after: list
-
-    @property
-    def gain(self):
-        return self.after - self.before
 
 
 class RetrievalComparison:
@@ -173,7 +160,16 @@ class RetrievalComparison:
     confidence_level : float
     """
 
-    def __init__(self, data, before, after, confidence_level, rng):
+    queries: Items
+
+    def __init__(
+        self,
+        data: RetrievalData,
+        before: Ranking,
+        after: Ranking,
+        confidence_level: float,
+        rng: np.random.RandomState,
+    ) -> None:
         self._data, self._ranked = data, (before, after)
         if isinstance(data.queries, np.ndarray):
             self.queries = data.queries[before.queries]
@@ -190,7 +186,7 @@ class RetrievalComparison:
         ]
 
     @property
-    def table(self):
+    def table(self) -> "pd.DataFrame | list[ComparedMetric]":
         """`rows` as a DataFrame with the metrics as index; without pandas a list."""
         try:
             import pandas as pd
@@ -198,7 +194,7 @@ class RetrievalComparison:
             return self.rows
         return pd.DataFrame(self.rows).set_index("metric")
 
-    def gains(self, metric=None):
+    def gains(self, metric: str | None = None) -> Floats:
         """What a metric has gained for every query.
 
         Parameters
@@ -213,7 +209,7 @@ class RetrievalComparison:
         metric = self._find(metric)
         return self.after[metric] - self.before[metric]
 
-    def best(self, n=5, metric=None):
+    def best(self, n: int = 5, metric: str | None = None) -> list[QueryChange]:
         """Return the queries that gained most, the greatest gain first.
 
         Parameters
@@ -229,11 +225,13 @@ class RetrievalComparison:
         """
         return self._changes(n, metric, sign=1)
 
-    def worst(self, n=5, metric=None):
+    def worst(self, n: int = 5, metric: str | None = None) -> list[QueryChange]:
         """Return the queries that lost most, the greatest loss first; see `best`."""
         return self._changes(n, metric, sign=-1)
 
-    def plot(self, metric=None, *, ax=None):
+    def plot(
+        self, metric: str | None = None, *, ax: "Axes | None" = None
+    ) -> "QueryGainDisplay":
         """Draw the gains of all queries.
 
         Parameters
@@ -251,7 +249,7 @@ class RetrievalComparison:
         metric = self._find(metric)
         return QueryGainDisplay(self.gains(metric), metric=metric).plot(ax=ax)
 
-    def _find(self, metric):
+    def _find(self, metric: str | None) -> str:
         if metric is None:
             return next(iter(self.before))
         if metric not in self.before:
@@ -260,14 +258,14 @@ class RetrievalComparison:
             )
         return metric
 
-    def _changes(self, n, metric, sign):
+    def _changes(self, n: int, metric: str | None, sign: int) -> list[QueryChange]:
         check_scalar(n, "n", Integral, min_val=0)
         metric = self._find(metric)
         gains = sign * self.gains(metric)
         order = np.argsort(-gains, kind="stable")[:n]
         return [self._change(i, metric) for i in order if gains[i] > 0]
 
-    def _change(self, i, metric):
+    def _change(self, i: int, metric: str) -> QueryChange:
         relevance, query = self._data.relevance, self._ranked[0].queries[i]
         return QueryChange(
             self.queries[i],
@@ -278,7 +276,7 @@ class RetrievalComparison:
             *(self._graded(query, ranked.indices[i]) for ranked in self._ranked),
         )
 
-    def _graded(self, query, indices):
+    def _graded(self, query: int, indices: Ints) -> list[Graded]:
         indices = indices[indices >= 0][:_SHOWN]
         grades = self._data.relevance.grades(np.array([query]), indices[None])[0]
         return [
@@ -286,8 +284,8 @@ class RetrievalComparison:
             for i, grade in zip(indices, grades, strict=True)
         ]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return as_text(self)
 
-    def _repr_html_(self):
+    def _repr_html_(self) -> str:
         return as_html(self)

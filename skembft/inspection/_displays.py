@@ -1,18 +1,26 @@
 """Pictures, in the style of scikit-learn's displays; matplotlib is imported to draw."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from operator import index
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._utils.messages import nearest
+from skembft._utils.types import Data
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics import RetrievalScorer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 _GAIN, _LOSS = "#1b7f5c", "#c0392b"
 
 
-def new_axes(ax, **options):
+def new_axes(ax: "Axes | None", **options: Any) -> "Axes":
     if ax is not None:
         return ax
     try:
@@ -52,23 +60,25 @@ class RetrievalCurveDisplay:
     {'PrecomputedEncoder': [0.0, 1.0]}
     """
 
-    def __init__(self, ks, scores, *, metric):
+    def __init__(
+        self, ks: Sequence[int], scores: Mapping[str, Sequence[float]], *, metric: str
+    ) -> None:
         self.ks, self.scores, self.metric = ks, scores, metric
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y=None,
+        estimator: Any,
+        X: Data,
+        y: Data = None,
         *,
-        corpus=None,
-        before=None,
-        metric="recall",
-        ks=(1, 2, 3, 5, 10, 20, 50, 100),
-        exclude_self=False,
-        ax=None,
-    ):
+        corpus: Data = None,
+        before: Any = None,
+        metric: str = "recall",
+        ks: Iterable[SupportsIndex] = (1, 2, 3, 5, 10, 20, 50, 100),
+        exclude_self: bool = False,
+        ax: "Axes | None" = None,
+    ) -> Self:
         """Rank, score at every k, and draw.
 
         Parameters
@@ -105,13 +115,14 @@ class RetrievalCurveDisplay:
         compared = {type(estimator).__name__: estimator}
         if before is not None:
             compared = {"before": as_encoder(before), "after": estimator}
-        scores = {
-            label: list(scorer(retriever, X, y).values())
-            for label, retriever in compared.items()
-        }
+        scores = {}
+        for label, retriever in compared.items():
+            found = scorer(retriever, X, y)
+            assert isinstance(found, dict)  # as names are a list
+            scores[label] = list(found.values())
         return cls(ks, scores, metric=metric).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw a line a retriever.
 
         Parameters
@@ -149,22 +160,22 @@ class QueryGainDisplay:
     ax_, figure_ : matplotlib Axes and Figure
     """
 
-    def __init__(self, gains, *, metric):
+    def __init__(self, gains: ArrayLike, *, metric: str) -> None:
         self.gains, self.metric = np.asarray(gains), metric
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y=None,
+        estimator: Any,
+        X: Data,
+        y: Data = None,
         *,
-        before,
-        corpus=None,
-        metric="ndcg@10",
-        exclude_self=False,
-        ax=None,
-    ):
+        before: Any,
+        corpus: Data = None,
+        metric: str = "ndcg@10",
+        exclude_self: bool = False,
+        ax: "Axes | None" = None,
+    ) -> Self:
         """Rank with both, score every query, and draw.
 
         Parameters
@@ -186,10 +197,12 @@ class QueryGainDisplay:
         """
         scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
         before = as_encoder(before)
-        gains = scorer.per_query(estimator, X, y) - scorer.per_query(before, X, y)
+        new, old = (scorer.per_query(each, X, y) for each in (estimator, before))
+        assert isinstance(new, np.ndarray) and isinstance(old, np.ndarray)  # one metric
+        gains = new - old
         return cls(gains[np.isfinite(gains)], metric=metric).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw the sorted gains as an area, and say how many queries they are.
 
         Parameters
@@ -246,7 +259,13 @@ class TrainingHistoryDisplay:
         Its own axes for the loss, where both are drawn.
     """
 
-    def __init__(self, history, *, metric=None, best_step=0):
+    def __init__(
+        self,
+        history: Sequence[Mapping[str, Any]],
+        *,
+        metric: str | None = None,
+        best_step: int | None = 0,
+    ) -> None:
         if metric is not None and metric not in history[0]:
             recorded = [name for name in history[0] if "@" in name]
             raise ValueError(
@@ -260,7 +279,9 @@ class TrainingHistoryDisplay:
         self.history, self.metric, self.best_step = history, metric, best_step
 
     @classmethod
-    def from_estimator(cls, estimator, *, metric=None, ax=None):
+    def from_estimator(
+        cls, estimator: Any, *, metric: str | None = None, ax: "Axes | None" = None
+    ) -> "TrainingHistoryDisplay":
         """Draw `history_` of a fitted finetuner.
 
         Parameters
@@ -277,7 +298,7 @@ class TrainingHistoryDisplay:
         check_is_fitted(estimator)
         return estimator.history_.plot(metric, ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw the loss, and the metric on axes of its own.
 
         Parameters
@@ -297,7 +318,7 @@ class TrainingHistoryDisplay:
         self.loss_ax_ = ax.twinx() if both else None
         handles = []
         if self.metric is not None:
-            handles += self._plot_metric(ax, x)
+            handles += self._plot_metric(ax, x, self.metric)
         if has_loss:
             trained = [entry for entry in self.history if entry["loss"] is not None]
             where = self.loss_ax_ or ax
@@ -311,30 +332,31 @@ class TrainingHistoryDisplay:
             where.set_ylabel("training loss")
         ax.set_xlabel(x)
         # below: a legend would lie under the lines of the other axes
-        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
-        ax.legend(handles=handles, ncols=2, **place)
+        ax.legend(
+            handles=handles, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.13)
+        )
         return self
 
-    def _plot_metric(self, ax, x):
-        values = [entry[self.metric] for entry in self.history]
+    def _plot_metric(self, ax: "Axes", x: str, metric: str) -> "list[Line2D]":
+        values = [entry[metric] for entry in self.history]
         line = ax.plot(
             [entry[x] for entry in self.history],
             values,
             marker="." if len(values) < 60 else None,
-            label=f"validation {self.metric}",
+            label=f"validation {metric}",
         )
         base = ax.axhline(values[0], color="C0", alpha=0.5, linestyle=":")
         base.set_label("untouched model")
         best = next(e for e in self.history if e["step"] == self.best_step)
         star = ax.plot(
             best[x],
-            best[self.metric],
+            best[metric],
             marker="*",
             markersize=14,
             color=_GAIN,
             linestyle="none",
             zorder=3,
-            label=f"best: {best[self.metric]:.4f} at {x} {best[x]:.3g}",
+            label=f"best: {best[metric]:.4f} at {x} {best[x]:.3g}",
         )
-        ax.set_ylabel(self.metric)
+        ax.set_ylabel(metric)
         return [*line, base, *star]

@@ -1,13 +1,20 @@
 """The results of a search as a heat map."""
 
+from collections.abc import Hashable, Sequence
 from math import isfinite
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._utils.messages import nearest, shorten
 from skembft.inspection._displays import new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
 
 _BEST = "#c0392b"
 
@@ -34,12 +41,29 @@ class SearchResultsDisplay:
     image_ : matplotlib image
     """
 
-    def __init__(self, scores, rows, columns, *, row_name, column_name, metric):
+    def __init__(
+        self,
+        scores: ArrayLike,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        *,
+        row_name: str,
+        column_name: str,
+        metric: str,
+    ) -> None:
         self.scores, self.rows, self.columns = np.asarray(scores), rows, columns
         self.row_name, self.column_name, self.metric = row_name, column_name, metric
 
     @classmethod
-    def from_estimator(cls, search, *, x=None, y=None, metric=None, ax=None):
+    def from_estimator(
+        cls,
+        search: Any,
+        *,
+        x: str | None = None,
+        y: str | None = None,
+        metric: str | None = None,
+        ax: "Axes | None" = None,
+    ) -> Self:
         """Draw `cv_results_` of a fitted search.
 
         Parameters
@@ -61,7 +85,7 @@ class SearchResultsDisplay:
         results = search.cv_results_
         column = _score_column(search, metric)
         varied = list(dict.fromkeys(name for p in results["params"] for name in p))
-        chosen = [name for name in (x, y) if name is not None]
+        chosen: list[str | None] = [name for name in (x, y) if name is not None]
         for name in chosen:
             if name not in varied:
                 raise ValueError(f"{name!r} was not searched. {nearest(name, varied)}")
@@ -74,7 +98,7 @@ class SearchResultsDisplay:
             _Axis([params.get(name, "") for params in results["params"]])
             for name in (y, x)
         )
-        cells = {}
+        cells: dict[tuple[int, int], tuple[float, float]] = {}
         rounds = results.get("iter", np.zeros(len(results["params"])))
         for params, score, number in zip(
             results["params"], results[column], rounds, strict=True
@@ -103,7 +127,7 @@ class SearchResultsDisplay:
         )
         return display.plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw a cell a pair of values, the best one framed, what failed grey.
 
         Parameters
@@ -147,7 +171,7 @@ class SearchResultsDisplay:
 class _Axis:
     """The distinct values of a parameter: numbers by size, others as they come."""
 
-    def __init__(self, values):
+    def __init__(self, values: list[Any]) -> None:
         distinct = list({self._key(value): value for value in values}.values())
         if all(isinstance(value, Real) for value in distinct):
             distinct.sort()
@@ -158,16 +182,16 @@ class _Axis:
             for i, label in enumerate(labels)
         ]
 
-    def find(self, value):
+    def find(self, value: Any) -> int:
         return self._place[self._key(value)]
 
     @staticmethod
-    def _key(value):
+    def _key(value: Any) -> Hashable:
         # estimators with other data or defaults may have equal representations
         return id(value) if hasattr(value, "get_params") else repr(value)
 
 
-def _label(value):
+def _label(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Real) and not isinstance(value, Integral):
@@ -175,13 +199,13 @@ def _label(value):
     return shorten(value.item() if isinstance(value, np.generic) else value, 24)
 
 
-def _frame(x, y, **options):
+def _frame(x: float, y: float, **options: Any) -> "Rectangle":
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), 1, 1, fill=False, clip_on=False, **options)
 
 
-def _score_column(search, metric):
+def _score_column(search: Any, metric: str | None) -> str:
     """The key of `cv_results_` that holds the mean scores of a metric."""
     names = [key for key in search.cv_results_ if key.startswith("mean_test_")]
     if metric is None and len(names) > 1:
@@ -200,7 +224,7 @@ def _score_column(search, metric):
     return f"mean_test_{metric}"
 
 
-def _metric_name(search, title):
+def _metric_name(search: Any, title: str) -> str:
     """What to call the scores: a lone metric is only "score" in `cv_results_`."""
     if title != "score":
         return title

@@ -1,11 +1,28 @@
 """A comparison to read: as text, and as HTML in a notebook."""
 
 import html
+from typing import Protocol
 
 from skembft._utils.messages import shorten
+from skembft._utils.types import Items
+from skembft.inspection._query_change import Graded, QueryChange, Shown
+from skembft.inspection._statistics import ComparedMetric
 
 
-def as_text(comparison):
+class Comparison(Protocol):
+    """What is asked of a `RetrievalComparison`, whose file imports this one."""
+
+    queries: Items
+    rows: list[ComparedMetric]
+    n_documents: int
+    confidence_level: float
+
+    def best(self) -> list[QueryChange]: ...
+
+    def worst(self) -> list[QueryChange]: ...
+
+
+def as_text(comparison: Comparison) -> str:
     """The table of a `RetrievalComparison`."""
     table = [_columns(comparison), *_cells(comparison)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -19,7 +36,7 @@ def as_text(comparison):
     return "\n".join([f"RetrievalComparison: {_heading(comparison)}", *lines])
 
 
-def as_html(comparison):
+def as_html(comparison: Comparison) -> str:
     """The same with the queries that gained and lost most."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in _columns(comparison))
     body = "".join(
@@ -41,16 +58,16 @@ def as_html(comparison):
     )
 
 
-def _heading(comparison):
+def _heading(comparison: Comparison) -> str:
     return f"{len(comparison.queries)} queries, {comparison.n_documents} documents"
 
 
-def _columns(comparison):
+def _columns(comparison: Comparison) -> list[str]:
     interval = f"{100 * comparison.confidence_level:g} % interval"
     return ["metric", "before", "after", "difference", interval, "p", "helped", "hurt"]
 
 
-def _cells(comparison):
+def _cells(comparison: Comparison) -> list[list[str]]:
     return [
         [
             row["metric"],
@@ -66,10 +83,10 @@ def _cells(comparison):
     ]
 
 
-def _change(change):
+def _change(change: QueryChange) -> str:
     """What changed for one query."""
 
-    def documents(found):
+    def documents(found: list[Graded]) -> str:
         items = "".join(
             f"<li>{'<b>' if grade > 0 else ''}{_text(document)}"
             f"{'</b> (relevant)' if grade > 0 else ''}</li>"
@@ -86,7 +103,7 @@ def _change(change):
     )
 
 
-def _text(item, width=120):
+def _text(item: Shown, width: int = 120) -> str:
     text = item if isinstance(item, str) else shorten(item, width)
     text = " ".join(text.split())
     return html.escape(text if len(text) <= width else text[: width - 1] + "…")

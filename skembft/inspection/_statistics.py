@@ -1,6 +1,10 @@
 """How sure a difference is: bootstrap intervals and the randomisation test."""
 
+from typing import TypedDict
+
 import numpy as np
+
+from skembft._utils.types import Floats
 
 _N_RESAMPLES = 9999  # of the bootstrap and of the test
 
@@ -8,7 +12,28 @@ _N_RESAMPLES = 9999  # of the bootstrap and of the test
 _MANY = 5000  # queries from which on BCa and percentile intervals are alike
 
 
-def compare_values(name, before, after, confidence_level, rng):
+class ComparedMetric(TypedDict):
+    """What is told of a metric."""
+
+    metric: str
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    helped: int
+    hurt: int
+    unchanged: int
+
+
+def compare_values(
+    name: str,
+    before: Floats,
+    after: Floats,
+    confidence_level: float,
+    rng: np.random.RandomState,
+) -> ComparedMetric:
     difference = after - before
     low, high = bootstrap_interval(difference, confidence_level, rng)
     return {
@@ -25,7 +50,12 @@ def compare_values(name, before, after, confidence_level, rng):
     }
 
 
-def bootstrap_interval(difference, confidence_level, rng, n_resamples=_N_RESAMPLES):
+def bootstrap_interval(
+    difference: Floats,
+    confidence_level: float,
+    rng: np.random.RandomState,
+    n_resamples: int = _N_RESAMPLES,
+) -> tuple[float, float]:
     """Bootstrap interval of the mean of one value a query."""
     from scipy import stats
 
@@ -45,7 +75,9 @@ def bootstrap_interval(difference, confidence_level, rng, n_resamples=_N_RESAMPL
     return float(interval.low), float(interval.high)
 
 
-def randomisation_test(difference, rng, n_resamples=_N_RESAMPLES):
+def randomisation_test(
+    difference: Floats, rng: np.random.RandomState, n_resamples: int = _N_RESAMPLES
+) -> float:
     """Two-sided p-value of the mean of paired differences, by random signs."""
     from scipy import stats
 
@@ -64,9 +96,9 @@ def randomisation_test(difference, rng, n_resamples=_N_RESAMPLES):
     return float(found.pvalue)
 
 
-def _batch(values):
+def _batch(values: Floats) -> int:
     return max(1, 2**22 // len(values))  # 32 MB of float64
 
 
-def _generator(rng):
+def _generator(rng: np.random.RandomState) -> np.random.Generator:
     return np.random.default_rng(rng.randint(2**31 - 1))

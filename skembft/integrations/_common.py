@@ -1,13 +1,15 @@
 """What integrations share: optional packages, the layer of an adapter."""
 
 import importlib
+from types import ModuleType
+from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._adapter.estimator import AdapterFinetuner
 
 
-def import_optional(module, who, extra):
+def import_optional(module: str, who: str, extra: str) -> ModuleType:
     """Import a module of a package that is not installed with skembft."""
     try:
         return importlib.import_module(module)
@@ -17,14 +19,14 @@ def import_optional(module, who, extra):
         ) from error
 
 
-def fitted(estimator):
+def fitted(estimator: Any) -> Any:
     """Return a fitted estimator, of a search the best one."""
     estimator = getattr(estimator, "best_estimator_", estimator)
     check_is_fitted(estimator)
     return estimator
 
 
-def fitted_adapter(adapter):
+def fitted_adapter(adapter: Any) -> AdapterFinetuner:
     """Return a fitted `AdapterFinetuner` whose layer is one of our own."""
     adapter = fitted(adapter)
     if not isinstance(adapter, AdapterFinetuner):
@@ -41,6 +43,6 @@ def fitted_adapter(adapter):
     return adapter
 
 
-def activation_of(adapter):
+def activation_of(adapter: AdapterFinetuner) -> str:
     """The activation of a fitted "mlp"."""
     return adapter._adapter_spec[1].get("activation", "relu")

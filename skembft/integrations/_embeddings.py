@@ -3,7 +3,9 @@
 import asyncio
 import threading
 import warnings
+from collections.abc import Callable, Iterator
 from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -13,8 +15,12 @@ from skembft.encoders._precomputed import PrecomputedEncoder
 from skembft.integrations._common import fitted, import_optional
 from skembft.metrics._scoring import item_kind
 
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+    from llama_index.core.base.embeddings.base import BaseEmbedding
 
-def to_llama_index(finetuner):
+
+def to_llama_index(finetuner: Any) -> "BaseEmbedding":
     """Return a fitted finetuner as an embedding model of LlamaIndex.
 
     Queries are embedded by `transform`, texts in batches by `transform_documents`.
@@ -66,7 +72,7 @@ def to_llama_index(finetuner):
     return _llama_index_class()(embedder, model_name=embedder.name())
 
 
-def to_langchain(finetuner):
+def to_langchain(finetuner: Any) -> "Embeddings":
     """Return a fitted finetuner as an embedding object of LangChain.
 
     Queries are embedded by `transform`, documents by `transform_documents`.
@@ -114,7 +120,7 @@ def to_langchain(finetuner):
 class TextEmbedder:
     """A fitted finetuner that gives lists of floats, to one thread at a time."""
 
-    def __init__(self, finetuner):
+    def __init__(self, finetuner: Any) -> None:
         self.finetuner = finetuner = fitted(finetuner)
         if not hasattr(finetuner, "transform_documents"):
             raise TypeError(
@@ -136,30 +142,30 @@ class TextEmbedder:
             )
         self._lock = threading.Lock()  # tokenizers are not for several threads
 
-    def __getstate__(self):
+    def __getstate__(self) -> Any:
         return self.finetuner
 
-    def __setstate__(self, finetuner):
+    def __setstate__(self, finetuner: Any) -> None:
         self.finetuner, self._lock = finetuner, threading.Lock()
 
-    def query(self, text):
+    def query(self, text: str) -> list[float]:
         with self._lock:
             return np.asarray(self.finetuner.transform([text]))[0].tolist()
 
-    def documents(self, texts):
+    def documents(self, texts: list[str]) -> list[list[float]]:
         if not texts:
             return []
         with self._lock:
             vectors = self.finetuner.transform_documents(list(texts))
         return np.asarray(vectors).tolist()
 
-    def name(self):
+    def name(self) -> str:
         """A name that changes with what the finetuner has learned."""
         digest = joblib.hash(list(_learned(self.finetuner)))
         return f"{type(self.finetuner).__name__} {digest[:12]}"
 
 
-def _learned(estimator):
+def _learned(estimator: Any) -> Iterator[object]:
     """Yield what determines the vectors of a fitted estimator."""
     estimator = thawed(estimator)
     if isinstance(estimator, PrecomputedEncoder):
@@ -183,73 +189,77 @@ def _learned(estimator):
 
 
 @cache
-def _llama_index_class():
+def _llama_index_class() -> type[Any]:
     package = "llama_index.core"
     who = "to_llama_index"
     base = import_optional(f"{package}.base.embeddings.base", who, "llama-index")
+    BaseEmbedding: Any = base.BaseEmbedding
     pydantic = import_optional(f"{package}.bridge.pydantic", who, "llama-index")
 
-    class FinetunedEmbedding(base.BaseEmbedding):
+    class FinetunedEmbedding(BaseEmbedding):
         """A fitted finetuner of skembft."""
 
         _embedder: TextEmbedder = pydantic.PrivateAttr()
 
-        def __init__(self, embedder, **fields):
+        def __init__(self, embedder: TextEmbedder, **fields: Any) -> None:
             # more texts of equal length are found among more, and hardly padded
             super().__init__(**{"embed_batch_size": 256, **fields})
             self._embedder = embedder
 
         @classmethod
-        def class_name(cls):
+        def class_name(cls) -> str:
             return "FinetunedEmbedding"
 
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             names = ("model_name", "embed_batch_size", "num_workers")
             fields = {name: getattr(self, name) for name in names}
             return _remake, (_llama_index_class, self._embedder, fields)
 
-        def _get_query_embedding(self, query):
+        def _get_query_embedding(self, query: str) -> list[float]:
             return self._embedder.query(query)
 
-        def _get_text_embedding(self, text):
+        def _get_text_embedding(self, text: str) -> list[float]:
             return self._embedder.documents([text])[0]
 
-        def _get_text_embeddings(self, texts):
+        def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
             return self._embedder.documents(texts)
 
-        async def _aget_query_embedding(self, query):
+        async def _aget_query_embedding(self, query: str) -> list[float]:
             return await asyncio.to_thread(self._embedder.query, query)
 
-        async def _aget_text_embedding(self, text):
+        async def _aget_text_embedding(self, text: str) -> list[float]:
             return (await self._aget_text_embeddings([text]))[0]
 
-        async def _aget_text_embeddings(self, texts):
+        async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
             return await asyncio.to_thread(self._embedder.documents, texts)
 
     return FinetunedEmbedding
 
 
 @cache
-def _langchain_class():
+def _langchain_class() -> type[Any]:
     base = import_optional("langchain_core.embeddings", "to_langchain", "langchain")
+    Embeddings: Any = base.Embeddings
 
-    class FinetunedEmbeddings(base.Embeddings):
+    class FinetunedEmbeddings(Embeddings):
         """A fitted finetuner of skembft."""
 
-        def __init__(self, embedder):
+        def __init__(self, embedder: TextEmbedder) -> None:
             self._embedder = embedder
 
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
             return _remake, (_langchain_class, self._embedder, {})
 
-        def embed_query(self, text):
+        def embed_query(self, text: str) -> list[float]:
             return self._embedder.query(text)
 
-        def embed_documents(self, texts):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
             return self._embedder.documents(texts)
 
     return FinetunedEmbeddings
 
 
-def _remake(find_class, embedder, fields):
+def _remake(
+    find_class: Callable[[], type[Any]], embedder: TextEmbedder, fields: dict[str, Any]
+) -> Any:
     return find_class()(embedder, **fields)

@@ -3,13 +3,16 @@
 import json
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from skembft._adapter.estimator import AdapterFinetuner
+from skembft._adapter.params import Arrays
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.frozen import fingerprint_of
 from skembft._finetuner.history import History
+from skembft._utils import types
 from skembft._utils.atomic import replaced_file, write_json
 from skembft._utils.estimators import thawed
 from skembft._utils.messages import shorten
@@ -17,8 +20,8 @@ from skembft.encoders._base import BaseEncoder
 from skembft.integrations._common import activation_of, fitted_adapter
 
 _CONFIG, _WEIGHTS = "config.json", "pytorch_model.bin"
-_LINEAR = {"in_features": int, "out_features": int, "bias": bool}
-_TWO_LAYER = {
+_LINEAR: dict[str, type[Any]] = {"in_features": int, "out_features": int, "bias": bool}
+_TWO_LAYER: dict[str, type[Any]] = {
     **_LINEAR,
     "hidden_features": int,
     "activation_fn_str": str,
@@ -26,7 +29,7 @@ _TWO_LAYER = {
 }
 
 
-def save_llama_index_adapter(adapter, path):
+def save_llama_index_adapter(adapter: Any, path: types.Path) -> None:
     """Save an adapter as a folder that LlamaIndex's `AdapterEmbeddingModel` loads.
 
     A linear or low-rank adapter becomes a `LinearLayer`, which LlamaIndex loads by
@@ -98,7 +101,7 @@ def save_llama_index_adapter(adapter, path):
     write_json(path / _CONFIG, config)
 
 
-def _to_llama_index(adapter):
+def _to_llama_index(adapter: AdapterFinetuner) -> tuple[dict[str, Any], Arrays]:
     """Return LlamaIndex's config and state_dict of a fitted adapter."""
     if set(adapter.weights_) != {"query"}:
         raise ValueError(
@@ -137,7 +140,7 @@ def _to_llama_index(adapter):
     }
 
 
-def load_llama_index_adapter(path, encoder):
+def load_llama_index_adapter(path: types.Path, encoder: Any) -> AdapterFinetuner:
     """Return the adapter of a LlamaIndex folder as a fitted `AdapterFinetuner`.
 
     Such a folder is the `model_output_path` of LlamaIndex's
@@ -231,12 +234,12 @@ def load_llama_index_adapter(path, encoder):
     return adapter
 
 
-def _is_config(config):
+def _is_config(config: object) -> bool:
     """Whether JSON has the names of one of LlamaIndex's adapters."""
     return isinstance(config, dict) and set(config) in (set(_LINEAR), set(_TWO_LAYER))
 
 
-def _read_config(path):
+def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -271,11 +274,13 @@ def _read_config(path):
     return config
 
 
-def _from_llama_index(config, path):
+def _from_llama_index(
+    config: dict[str, Any], path: Path
+) -> tuple[dict[str, Any], Arrays]:
     """Return arguments of `AdapterFinetuner` and the weights of its query layer."""
     dim = config["in_features"]
     if "hidden_features" not in config:
-        shapes = {"linear.weight": (dim, dim)}
+        shapes: dict[str, tuple[int, ...]] = {"linear.weight": (dim, dim)}
         if config["bias"]:
             shapes["linear.bias"] = (dim,)
         arrays = _read_weights(path, shapes)
@@ -304,7 +309,7 @@ def _from_llama_index(config, path):
     }
 
 
-def _read_weights(path, shapes):
+def _read_weights(path: Path, shapes: dict[str, tuple[int, ...]]) -> Arrays:
     """Return the arrays of a state_dict; anything but such arrays is refused."""
     import torch
 

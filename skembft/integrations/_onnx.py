@@ -1,9 +1,15 @@
 """The layer of a fitted adapter as a small ONNX graph."""
 
-import numpy as np
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from skembft._adapter.estimator import AdapterFinetuner
 from skembft._utils.atomic import replaced_file
 from skembft._utils.messages import nearest
+from skembft._utils.types import Floats, Path, Role
 from skembft._version import __version__
 from skembft.integrations._common import (
     activation_of,
@@ -11,10 +17,13 @@ from skembft.integrations._common import (
     import_optional,
 )
 
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto, TensorProto
+
 _OPSET, _IR_VERSION = 17, 8  # what onnxruntime has read since 1.12 (2022)
 
 
-def to_onnx(adapter, path, *, role="query"):
+def to_onnx(adapter: Any, path: Path, *, role: Role = "query") -> None:
     """Save the layer of a fitted adapter as an ONNX model, without its encoder.
 
     It takes the vectors of whatever makes them, such as an embedding API, in any
@@ -66,7 +75,7 @@ def to_onnx(adapter, path, *, role="query"):
         onnx.save(model, temporary)
 
 
-def _build(onnx, adapter, role):
+def _build(onnx: ModuleType, adapter: AdapterFinetuner, role: Role) -> "ModelProto":
     weights = adapter.weights_[role]
     graph = _Graph(onnx)
     x = graph.unit_rows("embedding")
@@ -102,27 +111,30 @@ def _build(onnx, adapter, role):
 class _Graph:
     """Nodes and constants, named in the order in which they are added."""
 
-    def __init__(self, onnx):
+    def __init__(self, onnx: ModuleType) -> None:
         self.onnx = onnx
-        self.nodes, self.constants = [], []
+        self.nodes: list[NodeProto] = []
+        self.constants: list[TensorProto] = []
 
-    def add(self, operator, *inputs, output=None, **attributes):
+    def add(
+        self, operator: str, *inputs: str, output: str | None = None, **attributes: Any
+    ) -> str:
         output = output or f"{operator.lower()}_{len(self.nodes)}"
         node = self.onnx.helper.make_node(operator, inputs, [output], **attributes)
         self.nodes.append(node)
         return output
 
-    def constant(self, array):
+    def constant(self, array: ArrayLike) -> str:
         name = f"constant_{len(self.constants)}"
         array = np.asarray(array, dtype=np.float32)
         self.constants.append(self.onnx.numpy_helper.from_array(array, name))
         return name
 
-    def affine(self, x, weight, bias=None):
+    def affine(self, x: str, weight: Floats, bias: Floats | None = None) -> str:
         inputs = [self.constant(array) for array in (weight, bias) if array is not None]
         return self.add("Gemm", x, *inputs, transB=1)
 
-    def unit_rows(self, x):
+    def unit_rows(self, x: str) -> str:
         """Rows of unit length; zero rows stay zero, and large ones do not overflow."""
         tiny = self.constant(np.finfo(np.float32).tiny)
         largest = self.add("ReduceMax", self.add("Abs", x), axes=[1])
@@ -130,7 +142,7 @@ class _Graph:
         length = self.add("ReduceL2", x, axes=[1])
         return self.add("Div", x, self.add("Max", length, tiny))
 
-    def activate(self, x, activation):
+    def activate(self, x: str, activation: str) -> str:
         if activation == "relu":
             return self.add("Relu", x)
         if activation == "silu":

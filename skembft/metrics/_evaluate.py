@@ -1,15 +1,56 @@
 """Metrics of a run, from dicts of judgements and scores."""
 
+import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 
 from skembft._utils.messages import shorten
+from skembft._utils.types import MetricNames
 from skembft.metrics._measures import check_metrics, query_values
 
+_Q = TypeVar("_Q", bound=Hashable)
+# of documents, by id
+_Numbers = Mapping[Any, float | np.integer | np.floating | np.bool_]
 
-def evaluate(qrels, run, metrics="ndcg@10", *, per_query=False, exclude_self=False):
+
+@overload
+def evaluate(
+    qrels: Mapping[_Q, _Numbers],
+    run: Mapping[_Q, _Numbers],
+    metrics: MetricNames = ...,
+    *,
+    per_query: Literal[False] = ...,
+    exclude_self: bool = ...,
+) -> dict[str, float]: ...
+@overload
+def evaluate(
+    qrels: Mapping[_Q, _Numbers],
+    run: Mapping[_Q, _Numbers],
+    metrics: MetricNames = ...,
+    *,
+    per_query: Literal[True],
+    exclude_self: bool = ...,
+) -> dict[_Q, dict[str, float]]: ...
+@overload
+def evaluate(
+    qrels: Mapping[_Q, _Numbers],
+    run: Mapping[_Q, _Numbers],
+    metrics: MetricNames = ...,
+    *,
+    per_query: bool,
+    exclude_self: bool = ...,
+) -> dict[str, float] | dict[_Q, dict[str, float]]: ...
+def evaluate(
+    qrels: Mapping[_Q, _Numbers],
+    run: Mapping[_Q, _Numbers],
+    metrics: MetricNames = "ndcg@10",
+    *,
+    per_query: bool = False,
+    exclude_self: bool = False,
+) -> dict[str, float] | dict[_Q, dict[str, float]]:
     """Compute metrics of a run as trec_eval does with ``-c``.
 
     Scores are compared as float32, ties are broken by document id, descending, and
@@ -38,7 +79,9 @@ def evaluate(qrels, run, metrics="ndcg@10", *, per_query=False, exclude_self=Fal
     Raises
     ------
     ValueError
-        Where a name is unknown, a score is NaN or infinite, or `qrels` is empty.
+        Where a name is unknown, a score is NaN or infinite, `qrels` is empty, or the
+        ids of `run` cannot be those of `qrels`: they have no query in common, or are
+        of another type.
 
     References
     ----------
@@ -65,6 +108,7 @@ def evaluate(qrels, run, metrics="ndcg@10", *, per_query=False, exclude_self=Fal
             )
     if not qrels:
         raise ValueError("qrels is empty: there is no query to evaluate.")
+    _check_ids(qrels, run)
     longest = max(map(len, [*qrels.values(), *run.values(), ()]))
     depth = min(max(k for _, k in parsed.values()), longest)
     shape = (len(qrels), depth)
@@ -82,12 +126,50 @@ def evaluate(qrels, run, metrics="ndcg@10", *, per_query=False, exclude_self=Fal
     values = query_values(parsed, grades, ideal, n_relevant)
     if per_query:
         rows = zip(*(value.tolist() for value in values.values()), strict=True)
-        rows = (dict(zip(values, row, strict=True)) for row in rows)
-        return dict(zip(qrels, rows, strict=True))
+        named = (dict(zip(values, row, strict=True)) for row in rows)
+        return dict(zip(qrels, named, strict=True))
     return {name: float(value.mean()) for name, value in values.items()}
 
 
-def _ranked_documents(scores, query):
+def _check_ids(qrels: Mapping[_Q, _Numbers], run: Mapping[_Q, _Numbers]) -> None:
+    """Refuse ids that cannot match: every value would be 0.0."""
+    common = [query for query in qrels if query in run]
+    if run and not common:
+        raise ValueError(
+            "qrels and run have no query in common: "
+            + _one_of_each(next(iter(qrels)), next(iter(run)))
+        )
+    judged = {type(d) for query in common for d in qrels[query]}
+    retrieved = {type(d) for query in common for d in run[query]}
+    if judged and retrieved and not _comparable(judged, retrieved):
+        raise ValueError(
+            "The documents of qrels and run are of different types: "
+            + _one_of_each(
+                next(d for query in common for d in qrels[query]),
+                next(d for query in common for d in run[query]),
+            )
+        )
+
+
+def _comparable(first: set[type], second: set[type]) -> bool:
+    """Whether ids of some types can be equal to ids of others."""
+
+    def kinds(types: set[type]) -> set[type]:
+        known = (str, bytes, numbers.Number)
+        return {next((k for k in known if issubclass(t, k)), t) for t in types}
+
+    return not kinds(first).isdisjoint(kinds(second))
+
+
+def _one_of_each(judged: object, retrieved: object) -> str:
+    return (
+        f"{shorten(judged)} ({type(judged).__name__}) is one of qrels, and "
+        f"{shorten(retrieved)} ({type(retrieved).__name__}) one of run. Write the ids "
+        "of both in the same way."
+    )
+
+
+def _ranked_documents(scores: _Numbers, query: object) -> list[Any]:
     _check_numbers(scores, f"run[{query!r}]")
     try:
         documents = sorted(scores, reverse=True)
@@ -103,9 +185,9 @@ def _ranked_documents(scores, query):
     return [documents[i] for i in np.argsort(-values, kind="stable")]
 
 
-def _check_numbers(mapping, name):
+def _check_numbers(mapping: _Numbers, name: str) -> None:
     for document, value in mapping.items():
         if not isinstance(value, numbers.Real | np.bool_):
             raise TypeError(f"{name}[{document!r}] must be a number, got {value!r}.")
-        if not np.isfinite(value):
+        if not math.isfinite(value):
             raise ValueError(f"{name}[{document!r}] must be finite, got {value}.")

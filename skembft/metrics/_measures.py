@@ -1,8 +1,14 @@
 """The metrics themselves: pure functions of the grades of ranked documents."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from skembft._utils.messages import nearest, shorten
+from skembft._utils.types import Floats, Ints, MetricNames, Metrics
+
+_Counts = Floats | Ints
+_Metric = Callable[[Floats, Floats, _Counts, int], Floats]
 
 # what validation and comparisons tell, besides what was asked for
 HISTORY_METRICS = (
@@ -23,37 +29,37 @@ _IR_MEASURES = {
 }
 
 
-def _ndcg(grades, ideal, n_relevant, k):
+def _ndcg(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
     discount = 1 / np.log2(np.arange(2, k + 2))
     best = (ideal[:, :k] * discount[: ideal.shape[1]]).sum(axis=1)
     found = (grades[:, :k] * discount[: grades.shape[1]]).sum(axis=1)
     return found / np.where(best > 0, best, 1)
 
 
-def _mrr(grades, ideal, n_relevant, k):
+def _mrr(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
     ranks = np.arange(1, grades[:, :k].shape[1] + 1)
     return ((grades[:, :k] > 0) / ranks).max(axis=1, initial=0)
 
 
-def _map(grades, ideal, n_relevant, k):
+def _map(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
     hits = grades[:, :k] > 0
     precisions = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
     return (precisions * hits).sum(axis=1) / np.maximum(n_relevant, 1)
 
 
-def _recall(grades, ideal, n_relevant, k):
+def _recall(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
     return (grades[:, :k] > 0).sum(axis=1) / np.maximum(n_relevant, 1)
 
 
-def _precision(grades, ideal, n_relevant, k):
+def _precision(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
     return (grades[:, :k] > 0).sum(axis=1) / k
 
 
-def _hit_rate(grades, ideal, n_relevant, k):
-    return (grades[:, :k] > 0).any(axis=1).astype(np.float64)
+def _hit_rate(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
+    return np.any(grades[:, :k] > 0, axis=1).astype(np.float64)
 
 
-_METRICS = {
+_METRICS: dict[str, _Metric] = {
     "ndcg": _ndcg,
     "mrr": _mrr,
     "map": _map,
@@ -63,7 +69,7 @@ _METRICS = {
 }
 
 
-def parse_metric(name):
+def parse_metric(name: str) -> tuple[_Metric, int]:
     """Return (function, k) of a metric's name, or raise a ValueError that helps."""
     if not isinstance(name, str):
         raise TypeError(f"A metric is a str such as 'ndcg@10', got {shorten(name)}.")
@@ -80,7 +86,7 @@ def parse_metric(name):
     return _METRICS[stem], int(k)
 
 
-def check_metrics(metrics):
+def check_metrics(metrics: MetricNames) -> Metrics:
     """Return {name: (function, k)} of one metric name or a list of them."""
     names = [metrics] if isinstance(metrics, str) else metrics
     if not isinstance(names, list | tuple) or not names:
@@ -91,7 +97,9 @@ def check_metrics(metrics):
     return {name: parse_metric(name) for name in names}
 
 
-def query_values(metrics, grades, ideal, n_relevant):
+def query_values(
+    metrics: Metrics, grades: Floats, ideal: Floats, n_relevant: _Counts
+) -> dict[str, Floats]:
     """Values of every metric for every query.
 
     Parameters

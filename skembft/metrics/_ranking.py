@@ -1,15 +1,40 @@
 """Exact top-k retrieval in chunks; the only place where vectors are ranked."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
 import numpy as np
 
+from skembft._utils.types import Floats, Ints, Similarity, Vectors
 from skembft._utils.vectors import check_finite, unit_rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # elements of the block of scores: memory is set by this, not by the data, and a block
 # that stays in the processor's cache is not written to memory at all
 _BLOCK = 2**23
 
 
-def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None):
+class Rows(Protocol):
+    """A matrix of vectors, or what makes slices of one when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> Vectors: ...
+
+
+def top_k(
+    queries: Vectors,
+    documents: Rows,
+    k: int,
+    *,
+    similarity: Similarity = "cosine",
+    exclude: Ints | None = None,
+    hide: Callable[[Tensor, int, int], None] | None = None,
+) -> tuple[Ints, Floats]:
     """Return the `k` best documents of every query, best first.
 
     Ties are broken by the order of documents.
@@ -44,8 +69,7 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
     best_score = torch.full((n_queries, k), -torch.inf)
     best_index = torch.full((n_queries, k), -1)
     for start in range(0, n_documents, document_step):
-        chunk = documents[start : start + document_step]
-        chunk = to_tensor(chunk, start, "document")
+        chunk = to_tensor(documents[start : start + document_step], start, "document")
         for first in range(0, n_queries, query_step):
             rows = slice(first, first + query_step)
             part = q[rows]
@@ -66,7 +90,9 @@ def top_k(queries, documents, k, *, similarity="cosine", exclude=None, hide=None
     return best_index.numpy(), best_score.numpy()
 
 
-def _improve(best_score, best_index, scores, start):
+def _improve(
+    best_score: Tensor, best_index: Tensor, scores: Tensor, start: int
+) -> tuple[Tensor, Tensor]:
     """The k best of those found so far and of a block of documents behind them."""
     import torch
 
@@ -92,7 +118,7 @@ def _improve(best_score, best_index, scores, start):
     return score[:, :k], index.gather(1, order[:, :k])
 
 
-def _unit_tensor(vectors, start, role):
+def _unit_tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     """Return float32 vectors of unit length as a tensor, or name the first bad row."""
     import torch
 
@@ -108,7 +134,7 @@ def _unit_tensor(vectors, start, role):
     return tensor
 
 
-def _tensor(vectors, start, role):
+def _tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     """Return float32 vectors as a tensor, or name the first bad row."""
     import torch
 
@@ -116,7 +142,7 @@ def _tensor(vectors, start, role):
     return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
 
 
-def block_top_k(scores, k):
+def block_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Top k of every row, best first, equal scores in order of their index."""
     import torch
 

@@ -1,9 +1,13 @@
 """The scorer for searches and cross-validation."""
 
+from typing import Any
+
 import numpy as np
 
+from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Data, Floats, MetricNames
 from skembft.metrics._measures import check_metrics
-from skembft.metrics._scoring import rank_estimator, unwrap
+from skembft.metrics._scoring import Ranking, check_corpus, rank_estimator, unwrap
 
 
 class RetrievalScorer:
@@ -39,13 +43,22 @@ class RetrievalScorer:
     {'R@1': 0.0, 'R@2': 1.0}
     """
 
-    def __init__(self, metrics="ndcg@10", *, corpus=None, exclude_self=False):
+    def __init__(
+        self,
+        metrics: MetricNames = "ndcg@10",
+        *,
+        corpus: Data = None,
+        exclude_self: bool = False,
+    ) -> None:
         check_metrics(metrics)
+        check_corpus(corpus)
         self.metrics = metrics
         self.corpus = corpus
         self.exclude_self = exclude_self
 
-    def __call__(self, estimator, X, y=None):
+    def __call__(
+        self, estimator: Any, X: Data, y: Data = None
+    ) -> float | dict[str, float]:
         """Return the metric(s) of a fitted estimator on queries and their documents.
 
         Parameters
@@ -63,7 +76,9 @@ class RetrievalScorer:
         means = {name: float(v.mean()) for name, v in ranking.values.items()}
         return means[self.metrics] if isinstance(self.metrics, str) else means
 
-    def per_query(self, estimator, X, y=None):
+    def per_query(
+        self, estimator: Any, X: Data, y: Data = None
+    ) -> Floats | dict[str, Floats]:
         """Return the metric(s) of every distinct query.
 
         Parameters
@@ -84,7 +99,7 @@ class RetrievalScorer:
             values[name][ranking.queries] = found
         return values[self.metrics] if isinstance(self.metrics, str) else values
 
-    def _rank(self, estimator, X, y):
+    def _rank(self, estimator: Any, X: Data, y: Data) -> tuple[RetrievalData, Ranking]:
         estimator, X = unwrap(estimator, X)
         return rank_estimator(
             estimator,
@@ -96,10 +111,10 @@ class RetrievalScorer:
         )
 
     @property
-    def __name__(self):  # asked for by scikit-learn's displays
+    def __name__(self) -> str:  # asked for by scikit-learn's displays
         return str(self.metrics)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         corpus = ""
         if self.corpus is not None:
             size = len(self.corpus) if hasattr(self.corpus, "__len__") else "?"

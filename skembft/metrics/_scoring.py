@@ -1,12 +1,25 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._data.items import check_items
 from skembft._data.judgements import check_retrieval_data
-from skembft._data.vectors import check_vector_data
+from skembft._data.relevance import Relevance
+from skembft._data.retrieval_data import RetrievalData
+from skembft._data.vectors import check_vector_data, check_vectors
+from skembft._utils.types import (
+    Data,
+    Floats,
+    Ints,
+    ItemKind,
+    Metrics,
+    Similarity,
+    Vectors,
+)
 from skembft._utils.vectors import check_same_width
 from skembft.metrics._measures import query_values
 from skembft.metrics._ranking import top_k
@@ -25,22 +38,22 @@ class Ranking:
     values : dict of {name: ndarray of shape (n,)}
     """
 
-    queries: np.ndarray
-    indices: np.ndarray
-    values: dict
+    queries: Ints
+    indices: Ints
+    values: dict[str, Floats]
 
 
 def rank(
-    queries,
-    documents,
-    relevance,
-    metrics,
+    queries: Vectors,
+    documents: Vectors,
+    relevance: Relevance,
+    metrics: Metrics,
     *,
-    similarity="cosine",
-    weights=None,
-    exclude=None,
-    depth=0,
-):
+    similarity: Similarity = "cosine",
+    weights: Floats | None = None,
+    exclude: Ints | None = None,
+    depth: int = 0,
+) -> Ranking:
     """Rank documents for the queries that have a relevant one.
 
     Parameters
@@ -87,14 +100,24 @@ def rank(
     return Ranking(kept, indices, values)
 
 
-def score_vectors(queries, documents, relevance, metrics, *, weights=None, **ranking):
+def score_vectors(
+    queries: Vectors,
+    documents: Vectors,
+    relevance: Relevance,
+    metrics: Metrics,
+    *,
+    similarity: Similarity = "cosine",
+    weights: Floats | None = None,
+) -> dict[str, float]:
     """Mean metrics over the queries that have a relevant document; see `rank`.
 
     Returns
     -------
     dict of {name: float}
     """
-    ranked = rank(queries, documents, relevance, metrics, weights=weights, **ranking)
+    ranked = rank(
+        queries, documents, relevance, metrics, similarity=similarity, weights=weights
+    )
     if weights is not None:
         weights = weights[ranked.queries]
     return {
@@ -103,12 +126,19 @@ def score_vectors(queries, documents, relevance, metrics, *, weights=None, **ran
     }
 
 
-def item_kind(estimator):
+def item_kind(estimator: Any) -> ItemKind:
     """What an encoder or finetuner takes for a query: "text", "id" or "vector"."""
     return getattr(estimator, "_item_kind", "text")
 
 
-def read_data(estimator, X, y, corpus=None, name=None, suffix=""):
+def read_data(
+    estimator: Any,
+    X: Data,
+    y: Data,
+    corpus: Data = None,
+    name: str | None = None,
+    suffix: str = "",
+) -> RetrievalData:
     """Validate X, y and corpus as an encoder or finetuner understands them."""
     kind = item_kind(estimator)
     if kind == "vector":
@@ -119,7 +149,22 @@ def read_data(estimator, X, y, corpus=None, name=None, suffix=""):
     )
 
 
-def encode_data(estimator, X, y, corpus=None):
+def check_corpus(corpus: Data) -> None:
+    """Refuse a corpus that no estimator could take, whatever its kind."""
+    if corpus is None:
+        return
+    first = next(iter(corpus), None) if hasattr(corpus, "__len__") else None
+    if isinstance(first, list | tuple):
+        first = np.array(first[:1])
+    if isinstance(first, np.ndarray) and first.dtype.kind in "fiu":
+        check_vectors(corpus, "corpus")
+    else:
+        check_items(corpus, "corpus", "id")
+
+
+def encode_data(
+    estimator: Any, X: Data, y: Data, corpus: Data = None
+) -> tuple[RetrievalData, Vectors, Vectors, Similarity]:
     """Read data and encode them with a fitted estimator.
 
     Returns
@@ -145,7 +190,7 @@ def encode_data(estimator, X, y, corpus=None):
     return data, queries, documents, getattr(estimator, "_similarity", "cosine")
 
 
-def unwrap(estimator, X):
+def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:
     """Follow fitted searches and pipelines down to what makes the vectors."""
     while True:
         if hasattr(estimator, "best_estimator_"):
@@ -165,8 +210,15 @@ def unwrap(estimator, X):
 
 
 def rank_estimator(
-    estimator, X, y, metrics, *, corpus=None, exclude_self=False, depth=0
-):
+    estimator: Any,
+    X: Data,
+    y: Data,
+    metrics: Metrics,
+    *,
+    corpus: Data = None,
+    exclude_self: bool = False,
+    depth: int = 0,
+) -> tuple[RetrievalData, Ranking]:
     """Encode and rank once; return the data and their `Ranking`."""
     data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
     return data, rank(
@@ -180,7 +232,15 @@ def rank_estimator(
     )
 
 
-def score_estimator(estimator, X, y, metrics, *, corpus=None, sample_weight=None):
+def score_estimator(
+    estimator: Any,
+    X: Data,
+    y: Data,
+    metrics: Metrics,
+    *,
+    corpus: Data = None,
+    sample_weight: Data = None,
+) -> dict[str, float]:
     """Encode, rank once and return {name: value} for a fitted estimator."""
     data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
     return score_vectors(

@@ -1,18 +1,34 @@
 """Hard negatives from a frozen index. Imports torch when used."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from skembft._data.relevance import LabelRelevance
+from skembft._data.encoded import EncodedData
+from skembft._data.relevance import LabelRelevance, Relevance
+from skembft._utils.types import Floats, Ints, Vectors
 from skembft._utils.vectors import unit_rows
 from skembft.metrics._ranking import top_k
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 N_NEGATIVES = 5
 RELATIVE_MARGIN = 0.05
 
 
-def mine(queries, documents, hide_positives, best_positive, k, relative_margin):
+def mine(
+    queries: Vectors,
+    documents: Vectors,
+    hide_positives: Callable[[Tensor, Ints, int], None],
+    best_positive: Floats,
+    k: int,
+    relative_margin: float,
+) -> tuple[Ints, Floats]:
     """The k documents most similar to every query that look like negatives.
 
     Parameters
@@ -34,12 +50,12 @@ def mine(queries, documents, hide_positives, best_positive, k, relative_margin):
     """
     import torch
 
-    ceiling = np.array(best_positive, dtype=np.float32)  # infinite without one
-    known = np.isfinite(ceiling)
-    ceiling[known] -= relative_margin * np.abs(ceiling[known])
-    ceiling = torch.from_numpy(ceiling)[:, None]
+    highest = np.array(best_positive, dtype=np.float32)  # infinite without one
+    known = np.isfinite(highest)
+    highest[known] -= relative_margin * np.abs(highest[known])
+    ceiling = torch.from_numpy(highest)[:, None]
 
-    def hide(scores, first_query, first_document):
+    def hide(scores: Tensor, first_query: int, first_document: int) -> None:
         rows = np.arange(first_query, first_query + len(scores))
         hide_positives(scores, rows, first_document)
         scores[scores > ceiling[rows]] = -torch.inf
@@ -47,7 +63,7 @@ def mine(queries, documents, hide_positives, best_positive, k, relative_margin):
     return top_k(queries, documents, k, hide=hide)
 
 
-def best_positive(queries, documents, relevance):
+def best_positive(queries: Vectors, documents: Vectors, relevance: Relevance) -> Floats:
     """Cosine of every query to its best relevant document; infinity without one."""
     if isinstance(relevance, LabelRelevance):
         return _best_of_class(queries, documents, relevance)
@@ -61,10 +77,12 @@ def best_positive(queries, documents, relevance):
     return best
 
 
-def _best_of_class(queries, documents, relevance):
+def _best_of_class(
+    queries: Vectors, documents: Vectors, relevance: LabelRelevance
+) -> Floats:
     import torch
 
-    def hide(scores, first_query, first_document):
+    def hide(scores: Tensor, first_query: int, first_document: int) -> None:
         rows = np.arange(first_query, first_query + len(scores))
         columns = slice(first_document, first_document + scores.shape[1])
         scores[~torch.from_numpy(relevance.same_class(rows, columns))] = -torch.inf
@@ -74,13 +92,13 @@ def _best_of_class(queries, documents, relevance):
     return np.where(best == -np.inf, np.inf, best)
 
 
-def with_mined_negatives(encoded):
+def with_mined_negatives(encoded: EncodedData) -> EncodedData:
     """Judge mined documents of the training pool as negatives of their queries."""
     data, relevance = encoded.data, encoded.data.relevance
     outside = np.ones(len(data.documents), dtype=bool)
     outside[data.pool] = False
 
-    def hide(scores, rows, first_document):
+    def hide(scores: Tensor, rows: Ints, first_document: int) -> None:
         relevance.hide_positives(scores, rows, first_document)
         columns = outside[first_document : first_document + scores.shape[1]]
         scores[:, columns] = -np.inf

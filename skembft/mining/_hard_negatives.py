@@ -1,27 +1,36 @@
 """Hard negatives: documents that a model confuses with the relevant ones."""
 
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
 from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from skembft._data.items import check_items
+from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Floats, Ints, Item, ItemKind
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics._scoring import item_kind, read_data
 from skembft.mining._candidates import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK = 50_000  # documents of a corpus that are encoded and compared at a time
 
 
 def mine_hard_negatives(
-    encoder,
-    X,
-    y=None,
+    encoder: Any,
+    X: Data,
+    y: Data = None,
     *,
-    corpus=None,
-    n_negatives=N_NEGATIVES,
-    relative_margin=RELATIVE_MARGIN,
-):
+    corpus: Data = None,
+    n_negatives: int = N_NEGATIVES,
+    relative_margin: float = RELATIVE_MARGIN,
+) -> list[dict[Item, float]]:
     """Find the documents most similar to every query that do not answer it.
 
     Documents known to be relevant to a query are never its negatives. Neither are
@@ -46,9 +55,10 @@ def mine_hard_negatives(
     Returns
     -------
     y_mined : list of dict
-        For every row of `X` ``{document: grade}`` with the relevant documents of `y`,
-        those judged 0 there, and the mined negatives with grade 0, hardest first. Pass
-        it to ``fit`` as `y` (of a table, with its queries as X).
+        For every row of `X` ``{document: grade}``: the documents of the row in their
+        order, then the mined negatives of its query with grade 0, hardest first. Pass
+        it to ``fit`` as `y` (of a table, with its queries as X): it trains on the same
+        pairs as before.
 
     Raises
     ------
@@ -86,10 +96,9 @@ def mine_hard_negatives(
         )
     data = read_data(encoder, X, y)
     queries = np.asarray(encoder.transform(data.queries))
-    known = {document: i for i, document in enumerate(data.documents)}
     found = _Best(len(queries), n_negatives)
     ceiling = None
-    for documents in _portions(data.documents, corpus, known, kind):
+    for documents in _portions(dict.fromkeys(data.documents), corpus, kind):
         vectors = np.asarray(encoder.transform_documents(documents))
         if ceiling is None:  # the first portion holds the relevant documents
             ceiling = best_positive(queries, vectors, data.relevance)
@@ -103,7 +112,7 @@ def mine_hard_negatives(
     return _graded(data, found)
 
 
-def _check(n_negatives, relative_margin):
+def _check(n_negatives: int, relative_margin: float) -> None:
     if not isinstance(n_negatives, Integral) or n_negatives < 1:
         raise ValueError(
             f"n_negatives must be a positive whole number, got {n_negatives!r}."
@@ -114,20 +123,22 @@ def _check(n_negatives, relative_margin):
         )
 
 
-def _hide_nothing(scores, rows, first_document):
+def _hide_nothing(scores: Tensor, queries: Ints, first_document: int) -> None:
     """Documents that y does not name are all candidates."""
 
 
-def _portions(documents, corpus, known, kind):
+def _portions(
+    known: Collection[Item], corpus: Data, kind: ItemKind
+) -> Iterator[list[Item]]:
     """Yield lists of distinct documents: those of y, then those only in the corpus."""
-    yield documents
+    yield list(known)
     if corpus is None:
         return
     is_iterator = hasattr(corpus, "__next__")
     for i, part in enumerate(corpus if is_iterator else [corpus]):
         name = f"corpus, list {i}" if is_iterator else "corpus"
-        items = dict.fromkeys(check_items(part, name, kind))
-        items = [item for item in items if item not in known]
+        distinct = dict.fromkeys(check_items(part, name, kind))
+        items = [item for item in distinct if item not in known]
         for start in range(0, len(items), _CHUNK):
             yield items[start : start + _CHUNK]
 
@@ -135,11 +146,12 @@ def _portions(documents, corpus, known, kind):
 class _Best:
     """The best documents of every query over several portions."""
 
-    def __init__(self, n_queries, k):
+    def __init__(self, n_queries: int, k: int) -> None:
         self.k = k
-        self.best = [{} for _ in range(n_queries)]  # {document: score}, best first
+        # {document: score}, best first
+        self.best: list[dict[Item, float]] = [{} for _ in range(n_queries)]
 
-    def add(self, documents, indices, scores):
+    def add(self, documents: list[Item], indices: Ints, scores: Floats) -> None:
         for best, index, score in zip(self.best, indices, scores, strict=True):
             here = index >= 0
             names = [documents[i] for i in index[here]]
@@ -150,18 +162,17 @@ class _Best:
             best.update((document, merged[document]) for document in kept)
 
 
-def _graded(data, found):
-    relevance = data.relevance
-    out = []
-    for query in data.row_query:
-        graded = {}
-        for judged in (relevance.positive, relevance.negative):
-            start, stop = judged.indptr[query : query + 2]
-            columns, grades = judged.indices[start:stop], judged.data[start:stop]
-            if judged is relevance.negative:
-                grades = np.zeros(len(columns))
-            for column, grade in zip(columns, grades, strict=True):
-                graded[data.documents[column]] = float(grade)
-        mined = [d for d in found.best[query] if d not in graded]
-        out.append({**graded, **dict.fromkeys(mined, 0.0)})
-    return out
+def _graded(data: RetrievalData, found: _Best) -> list[dict[Item, float]]:
+    """Of every row its own documents, in its order, and the negatives of its query."""
+    graded: list[dict[Item, float]] = [{} for _ in data.row_query]
+    for row, document, grade in zip(
+        data.example_row.tolist(),
+        data.example_document.tolist(),
+        data.example_grade.tolist(),
+        strict=True,
+    ):
+        graded[row][data.documents[document]] = max(grade, 0.0)
+    for documents, query in zip(graded, data.row_query.tolist(), strict=True):
+        for mined in found.best[query]:
+            documents.setdefault(mined, 0.0)
+    return graded

@@ -1,6 +1,7 @@
 """What the two sides of a split share."""
 
 import unicodedata
+from collections.abc import Collection, Iterable, Sized
 from dataclasses import dataclass
 from numbers import Real
 
@@ -10,7 +11,9 @@ from sklearn.utils._param_validation import Interval, validate_params
 
 from skembft._data.items import check_items
 from skembft._data.judgements import check_retrieval_data
+from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
+from skembft._utils.types import Data, Item
 
 _BLOCK = 2**22  # elements of the largest matrix of similarities: memory is set by this
 _EXAMPLES = 3  # of each kind that a report shows
@@ -45,32 +48,32 @@ class LeakageReport:
 
     n_train_queries: int
     n_test_queries: int
-    duplicate_queries: list
-    near_duplicate_queries: list | None
-    shared_documents: list
-    queries_with_shared_documents: list
-    missing_documents: list | None
+    duplicate_queries: list[Item]
+    near_duplicate_queries: list[tuple[str, str, float]] | None
+    shared_documents: list[Item]
+    queries_with_shared_documents: list[Item]
+    missing_documents: list[Item] | None
 
     @property
-    def duplicate_share(self):
+    def duplicate_share(self) -> float:
         return len(self.duplicate_queries) / self.n_test_queries
 
     @property
-    def near_duplicate_share(self):
+    def near_duplicate_share(self) -> float:
         return len(self.near_duplicate_queries or ()) / self.n_test_queries
 
     @property
-    def shared_document_share(self):
+    def shared_document_share(self) -> float:
         return len(self.queries_with_shared_documents) / self.n_test_queries
 
     @property
-    def leaking_queries(self):
+    def leaking_queries(self) -> list[Item]:
         """Test queries that leak in any of the three ways."""
         near = [query for query, _, _ in self.near_duplicate_queries or ()]
         found = [*self.duplicate_queries, *near, *self.queries_with_shared_documents]
         return list(dict.fromkeys(found))
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [
             f"Leakage from {self.n_train_queries} training to {self.n_test_queries} "
             "test queries"
@@ -104,11 +107,11 @@ class LeakageReport:
         return "\n".join(lines)
 
 
-def _of_queries(found, share):
+def _of_queries(found: Sized, share: float) -> str:
     return f"{len(found)} ({share:.1%} of the test queries)"
 
 
-def _section(title, summary, examples):
+def _section(title: str, summary: str, examples: Iterable[str]) -> list[str]:
     """Lines of one finding and of its first examples."""
     examples = list(examples)
     shown = [f"    {example}" for example in examples[:_EXAMPLES]]
@@ -120,14 +123,23 @@ def _section(title, summary, examples):
     {"similarity": [Interval(Real, 0, 1, closed="right"), None]},
     prefer_skip_nested_validation=True,
 )
-def leakage_report(X_train, y_train, X_test, y_test, *, corpus=None, similarity=0.9):
+def leakage_report(
+    X_train: Data,
+    X_test: Data,
+    y_train: Data = None,
+    y_test: Data = None,
+    *,
+    corpus: Data = None,
+    similarity: float | None = 0.9,
+) -> LeakageReport:
     """Find what a training and a test set share, whatever made the split.
 
     Parameters
     ----------
-    X_train, y_train, X_test, y_test : same forms as in ``fit``
-        Queries and their relevant documents, texts or ids; y is None for a table of
-        pairs without labels. Only relevant documents are compared.
+    X_train, X_test, y_train, y_test : same forms as in ``fit``
+        Queries and their relevant documents, texts or ids, in the order in which
+        `train_test_split` gives them; y is None for a table of pairs without labels.
+        Only relevant documents are compared.
     corpus : array-like of documents, default=None
         What is retrieved from: also find relevant documents that it lacks.
     similarity : float, default=0.9
@@ -157,8 +169,10 @@ def leakage_report(X_train, y_train, X_test, y_test, *, corpus=None, similarity=
     --------
     >>> from skembft.model_selection import leakage_report
     >>> report = leakage_report(
-    ...     ["reset my password", "close the account"], ["settings", "help desk"],
-    ...     ["Reset my password!", "open an account"], ["log in", "help desk"],
+    ...     X_train=["reset my password", "close the account"],
+    ...     X_test=["Reset my password!", "open an account"],
+    ...     y_train=["settings", "help desk"],
+    ...     y_test=["log in", "help desk"],
     ... )
     >>> report.shared_documents
     ['help desk']
@@ -170,9 +184,11 @@ def leakage_report(X_train, y_train, X_test, y_test, *, corpus=None, similarity=
       queries with shared documents: 1 (50.0% of the test queries), 1 document(s)
         'help desk'
     """
-    options = {"kind": "id", "name": "leakage_report"}
-    train = check_retrieval_data(X_train, y_train, suffix="_train", **options)
-    test = check_retrieval_data(X_test, y_test, suffix="_test", **options)
+    name = "leakage_report"
+    train = check_retrieval_data(
+        X_train, y_train, kind="id", name=name, suffix="_train"
+    )
+    test = check_retrieval_data(X_test, y_test, kind="id", name=name, suffix="_test")
     corpus = None if corpus is None else set(check_items(corpus, "corpus", "id"))
 
     known = set(train.queries)
@@ -199,18 +215,20 @@ def leakage_report(X_train, y_train, X_test, y_test, *, corpus=None, similarity=
     )
 
 
-def _relevant_documents(data):
-    return [data.documents[i] for i in np.unique(data.relevance.positive.indices)]
+def _relevant_documents(data: RetrievalData) -> list[Item]:
+    return [data.documents[i] for i in np.unique(data.judged.positive.indices)]
 
 
-def _answered_by(data, documents):
+def _answered_by(data: RetrievalData, documents: Collection[Item]) -> list[Item]:
     """The queries to which one of some documents is relevant."""
     wanted = np.array([document in documents for document in data.documents])
-    queries, relevant = data.relevance.positive_coordinates()
+    queries, relevant = data.judged.positive_coordinates()
     return [data.queries[i] for i in np.unique(queries[wanted[relevant]])]
 
 
-def _near_duplicates(queries, others, similarity):
+def _near_duplicates(
+    queries: Iterable[Item], others: Iterable[Item], similarity: float
+) -> list[tuple[str, str, float]]:
     """[(query, the most similar other, similarity), …], the most similar first."""
     queries, plain_queries = _plain_texts(queries)
     others, plain_others = _plain_texts(others)
@@ -236,7 +254,7 @@ def _near_duplicates(queries, others, similarity):
     return sorted(found, key=lambda pair: -pair[2])
 
 
-def _plain_texts(items):
+def _plain_texts(items: Iterable[Item]) -> tuple[list[str], list[str]]:
     """The texts among items, and the same without case, punctuation and spacing."""
     plain = {}
     for item in items:
@@ -247,13 +265,13 @@ def _plain_texts(items):
     return texts, [plain[text] for text in texts]
 
 
-class _Separators(dict):
+class _Separators(dict[int, str]):
     """Map punctuation and controls to a space, for `str.translate`.
 
     Symbols stay, and so do marks on letters: ``\\W`` would drop the vowels of Hindi.
     """
 
-    def __missing__(self, code):
+    def __missing__(self, code: int) -> str:
         is_separator = unicodedata.category(chr(code))[0] in "PZC"
         self[code] = " " if is_separator else chr(code)
         return self[code]

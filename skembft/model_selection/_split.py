@@ -3,6 +3,7 @@
 import warnings
 from math import ceil
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -12,9 +13,11 @@ from sklearn.utils._param_validation import Interval, RealNotInt, validate_param
 
 from skembft._data.containers import to_list
 from skembft._data.judgements import check_retrieval_data
+from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.types import Bools, Data, Ints, RandomState
 
 
-def document_groups(y, X=None):
+def document_groups(y: Data, X: Data = None) -> Ints:
     """Number the groups of rows that share a relevant document or a query.
 
     Pass them as `groups` with `GroupKFold`, `LeaveOneGroupOut` and their like: then no
@@ -66,9 +69,9 @@ def document_groups(y, X=None):
     return _groups_of(check_retrieval_data(X, y, kind="id", name="document_groups"))
 
 
-def _groups_of(data):
+def _groups_of(data: RetrievalData) -> Ints:
     """Connected components of the graph of queries and their relevant documents."""
-    queries, documents = data.relevance.positive_coordinates()
+    queries, documents = data.judged.positive_coordinates()
     n_nodes = data.n_queries + len(data.documents)
     edges = (queries.astype(np.int32), np.int32(data.n_queries + documents))
     graph = sparse.coo_array((np.ones(len(queries)), edges), shape=(n_nodes, n_nodes))
@@ -89,7 +92,13 @@ def _groups_of(data):
     },
     prefer_skip_nested_validation=True,
 )
-def train_test_split(X, y=None, *, test_size=0.25, random_state=None):
+def train_test_split(
+    X: Data,
+    y: Data = None,
+    *,
+    test_size: float = 0.25,
+    random_state: RandomState = None,
+) -> list[Any]:
     """Split retrieval data at random so that no document and no query is on both sides.
 
     Rows that share a relevant document or a query, directly or in a chain, stay
@@ -157,7 +166,7 @@ def train_test_split(X, y=None, *, test_size=0.25, random_state=None):
     return [_take(values, rows) for values in containers for rows in sides]
 
 
-def _choose_groups(groups, room, rng):
+def _choose_groups(groups: Ints, room: int, rng: np.random.RandomState) -> Bools:
     """Whether each group is tested: in random order those that still fit."""
     sizes = np.bincount(groups)
     chosen = np.zeros(len(sizes), dtype=bool)
@@ -168,7 +177,7 @@ def _choose_groups(groups, room, rng):
     return chosen
 
 
-def _check_size(n_test, wanted, groups):
+def _check_size(n_test: int, wanted: int, groups: Ints) -> None:
     if 3 * n_test >= 2 * wanted:
         return
     sizes = np.bincount(groups)
@@ -184,7 +193,7 @@ def _check_size(n_test, wanted, groups):
     warnings.warn(message, UserWarning, stacklevel=4)
 
 
-def _take(values, rows):
+def _take(values: Data, rows: Ints) -> Any:
     """Rows of any container that `check_retrieval_data` reads."""
     if hasattr(values, "select_columns"):  # a datasets.Dataset, unknown to scikit-learn
         return values.select(rows)

@@ -5,9 +5,12 @@ dropout, and its attention with dropout, which computes in float32, do not. On t
 256 tokens they are half of a step.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
@@ -17,7 +20,7 @@ _BITS = 16  # of randomness for every element
 
 
 @contextmanager
-def fast_dropout(model):
+def fast_dropout(model: nn.Module) -> Iterator[None]:
     """Let a model that trains in bfloat16 on a CPU drop out faster.
 
     Random numbers come from torch's generator, but are others than its own dropout
@@ -26,7 +29,7 @@ def fast_dropout(model):
     """
     plain = model.forward
 
-    def forward(*args, **kwargs):
+    def forward(*args: Any, **kwargs: Any) -> Any:
         with _FastDropout():
             return plain(*args, **kwargs)
 
@@ -35,33 +38,48 @@ def fast_dropout(model):
 
 
 class _FastDropout(TorchFunctionMode):
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func is dropout and _takes_dropout(*args, **kwargs):
-            return drop_out(*args, kwargs["p"])
+            return drop_out(args[0], kwargs["p"])
         if func is scaled_dot_product_attention and _takes_attention(*args, **kwargs):
             return attention(*args, **kwargs)
         return func(*args, **kwargs)
 
 
-def _takes_dropout(x, *, p, training, inplace):  # torch names them
+def _takes_dropout(  # torch names them
+    x: Tensor, *, p: float, training: bool, inplace: bool
+) -> bool:
     return training and not inplace and _is_share(p)
 
 
-def _takes_attention(query, key, value, attn_mask=None, dropout_p=0.0, **options):
+def _takes_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    **options: Any,
+) -> bool:
     is_plain = options.keys() <= {"scale", "is_causal"} and not options.get("is_causal")
     return is_plain and query.dtype == torch.bfloat16 and _is_share(dropout_p)
 
 
-def _is_share(p):
+def _is_share(p: float) -> bool:
     return 0 < _threshold(p) < 2**_BITS
 
 
-def _threshold(p):
+def _threshold(p: float) -> int:
     return round(p * 2**_BITS)
 
 
-def drop_out(x, p):
+def drop_out(x: Tensor, p: float) -> Tensor:
     """Zero elements with probability p, and scale the others up by 1 / (1 - p)."""
     size = x.numel()
     random = torch.empty(-(-size // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -72,8 +90,14 @@ def drop_out(x, p):
 
 
 def attention(
-    query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None
-):
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
     """Scaled dot-product attention in the type of its arguments.
 
     Parameters

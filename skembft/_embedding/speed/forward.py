@@ -1,9 +1,18 @@
 """Forward passes of training that compute hardly any padding. Import it lazily."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
+from skembft._utils.types import Ints
+
+# tensors of a batch, and settings, by name
+Features: TypeAlias = dict[str, Any]
+Chunk: TypeAlias = tuple[Ints, slice]  # rows and columns
 
 # splitting a batch must save this share of its tokens, and this many
 _MIN_SHARE, _MIN_TOKENS = 0.25, 512
@@ -12,7 +21,7 @@ _PASS_TOKENS = {"cpu": 64, "cuda": 4096}
 
 
 @contextmanager
-def length_sorted(model):
+def length_sorted(model: nn.Module) -> Iterator[None]:
     """Let a model embed batches in chunks of texts of about equal length.
 
     In training mode only, and only where that saves much. Embeddings come in the order
@@ -21,7 +30,7 @@ def length_sorted(model):
     """
     plain = model.forward
 
-    def forward(features, **kwargs):
+    def forward(features: Features, **kwargs: Any) -> Features:
         chunks = split_by_length(features) if model.training else None
         if chunks is None:
             return plain(features, **kwargs)
@@ -35,7 +44,7 @@ def length_sorted(model):
 
 
 @contextmanager
-def replaced_forward(model, forward):
+def replaced_forward(model: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     """Let a model's `forward` be another function, and then what it was."""
     before = model.__dict__.get("forward")
     model.forward = forward
@@ -48,7 +57,7 @@ def replaced_forward(model, forward):
             model.forward = before
 
 
-def split_by_length(features):
+def split_by_length(features: Features) -> list[Chunk] | None:
     """Return the (rows, columns) of chunks, or None where one pass is best."""
     mask = features.get("attention_mask")
     if mask is None or mask.ndim != 2 or "cu_seq_lens_q" in features:
@@ -69,7 +78,7 @@ def split_by_length(features):
     return [(order[rows], columns(lengths[order[rows[-1]]])) for rows in chunks]
 
 
-def _filled_columns(mask):
+def _filled_columns(mask: Tensor) -> Callable[[int], slice] | None:
     """A function that gives the columns of a chunk by its length, or None."""
     width = mask.shape[1]
     if mask[:, 0].all():  # padding on the right
@@ -79,15 +88,15 @@ def _filled_columns(mask):
     return None
 
 
-def _cheapest_chunks(lengths, pass_tokens):
+def _cheapest_chunks(lengths: Ints, pass_tokens: int) -> list[Ints]:
     """Split rows sorted by length so that tokens and passes cost least.
 
     Cuts lie where lengths cross one of 16 steps, so that a few cuts are compared.
     """
     step = max(1, -(-int(lengths[-1]) // 16))
-    edges = np.flatnonzero(np.diff((lengths - 1) // step)) + 1
-    edges = [0, *edges.tolist(), len(lengths)]
-    best = [(0, None)]  # of the rows before every edge: cost, and the edge before
+    cuts = np.flatnonzero(np.diff((lengths - 1) // step)) + 1
+    edges = [0, *cuts.tolist(), len(lengths)]
+    best = [(0, 0)]  # of the rows before every edge: cost, and the edge before
     for i in range(1, len(edges)):
         length = int(lengths[edges[i] - 1])
         best.append(
@@ -96,7 +105,8 @@ def _cheapest_chunks(lengths, pass_tokens):
                 for j in range(i)
             )
         )
-    chunks, end = [], len(edges) - 1
+    chunks: list[Ints] = []
+    end = len(edges) - 1
     while end:
         begin = best[end][1]
         chunks.append(np.arange(edges[begin], edges[end]))
@@ -104,14 +114,14 @@ def _cheapest_chunks(lengths, pass_tokens):
     return chunks[::-1]
 
 
-def take(features, rows, columns):
+def take(features: Features, rows: Ints, columns: slice) -> Features:
     """Some rows of a batch of tokens, without the columns that they leave empty."""
     n_rows, width = features["attention_mask"].shape
-    rows = torch.from_numpy(rows)
+    index = torch.from_numpy(rows)
     out = {}
     for name, value in features.items():
         if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,):
-            value = value[rows.to(value.device)]
+            value = value[index.to(value.device)]
             if value.ndim > 1 and value.shape[1] == width:
                 value = value[:, columns]
         out[name] = value

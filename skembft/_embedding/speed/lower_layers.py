@@ -1,12 +1,16 @@
 """What frozen lower layers make of a text, computed once. Import it lazily."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from skembft._embedding.speed.forward import replaced_forward
+from skembft._embedding.speed.forward import Features, replaced_forward
+from skembft._embedding.trainable import LayerStack
+from skembft._utils.types import Floats, Ints
 
 # what architectures raise that count their layers, or unpack what these return
 _NOT_LEFT_OUT = (
@@ -26,27 +30,30 @@ class _Stop(Exception):
 class _Capture(nn.Module):
     """In the place of the first trained layer: ends the pass with its input."""
 
-    def __init__(self, layer):
+    def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         self.attention_type = getattr(layer, "attention_type", None)
 
-    def forward(self, hidden_states, *args, **kwargs):
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         raise _Stop(hidden_states)
 
 
 class _Insert(_Capture):
     """In the place of the frozen layers: gives what they gave."""
 
-    hidden = None
+    hidden: Tensor | None = None
     in_tuple = False  # as some models' layers give it
 
-    def forward(self, hidden_states, *args, **kwargs):
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        assert self.hidden is not None
         hidden = self.hidden.to(hidden_states.dtype)
         return (hidden,) if self.in_tuple else hidden
 
 
 @contextmanager
-def lower_layers_once(model, stack, n_top, directory):
+def lower_layers_once(
+    model: nn.Module, stack: LayerStack, n_top: int, directory: str
+) -> Iterator[None]:
     """Compute what the frozen layers make of a text once, and keep it in a file.
 
     They are used without dropout. Models whose layers cannot be left out (the output
@@ -61,7 +68,9 @@ def lower_layers_once(model, stack, n_top, directory):
 
 
 class _LowerLayers:
-    def __init__(self, model, stack, n_top, directory):
+    def __init__(
+        self, model: nn.Module, stack: LayerStack, n_top: int, directory: str
+    ) -> None:
         self.model, self.stack = model, stack
         self.plain = model.forward
         layers = list(stack.layers)
@@ -71,9 +80,9 @@ class _LowerLayers:
         self.lower = nn.ModuleList([*layers[: len(layers) - n_top], _Capture(top[0])])
         self.upper = nn.ModuleList([self.insert, *top])
         self.store = _HiddenStates(directory)
-        self.works = None  # unknown until the first batch
+        self.works: bool | None = None  # unknown until the first batch
 
-    def forward(self, features, **kwargs):
+    def forward(self, features: Features, **kwargs: Any) -> Features:
         mask = features.get("attention_mask")
         cacheable = (
             self.works is not False
@@ -88,7 +97,7 @@ class _LowerLayers:
             return self.forward(features, **kwargs)
         return self._from_store(features, **kwargs)
 
-    def _from_store(self, features, **kwargs):
+    def _from_store(self, features: Features, **kwargs: Any) -> Features:
         mask = features["attention_mask"].bool().cpu().numpy()
         ids = features["input_ids"].cpu().numpy()
         keys = [row[kept].tobytes() for row, kept in zip(ids, mask, strict=True)]
@@ -106,7 +115,7 @@ class _LowerLayers:
         finally:
             self.insert.hidden = None
 
-    def _run_lower(self, features, rows, **kwargs):
+    def _run_lower(self, features: Features, rows: Ints, **kwargs: Any) -> Tensor:
         n_rows = len(features["attention_mask"])
         index = torch.from_numpy(rows)
         some = {
@@ -126,14 +135,16 @@ class _LowerLayers:
             self.model.train(training)
         raise RuntimeError("The model did not reach its upper layers.")
 
-    def _run(self, layers, features, **kwargs):
+    def _run(
+        self, layers: nn.ModuleList, features: Features, **kwargs: Any
+    ) -> Features:
         setattr(self.stack.parent, self.stack.name, layers)
         try:
             return self.plain(dict(features), **kwargs)
         finally:
             setattr(self.stack.parent, self.stack.name, self.full)
 
-    def _check(self, features, **kwargs):
+    def _check(self, features: Features, **kwargs: Any) -> bool:
         """Whether leaving the lower layers out gives the same vectors."""
         training = self.model.training
         self.model.eval()
@@ -147,7 +158,7 @@ class _LowerLayers:
             self.model.train(training)
         return False
 
-    def _gives(self, expected, features, **kwargs):
+    def _gives(self, expected: Tensor, features: Features, **kwargs: Any) -> bool:
         try:
             got = self._from_store(features, **kwargs)["sentence_embedding"]
         except _NOT_LEFT_OUT:
@@ -160,30 +171,30 @@ class _LowerLayers:
 class _HiddenStates:
     """Float32 arrays (length, width) by key, in one file."""
 
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self.file = open(f"{directory}/hidden", "w+b")
-        self.places, self.size = {}, 0
-        self.mapped = None
+        self.places: dict[bytes, tuple[int, tuple[int, ...]]] = {}
+        self.size = 0
+        self.mapped: np.memmap | None = None
 
-    def __contains__(self, key):
+    def __contains__(self, key: bytes) -> bool:
         return key in self.places
 
-    def add(self, key, states):
+    def add(self, key: bytes, states: Floats) -> None:
         self.file.write(np.ascontiguousarray(states, dtype=np.float32).data)
         self.places[key] = (self.size, states.shape)
         self.size += states.size
         self.mapped = None
 
-    def padded(self, keys, width):
+    def padded(self, keys: list[bytes], width: int) -> Tensor:
         """Tensor (len(keys), width, …) of some arrays, with zeros after each."""
         if self.mapped is None:
             self.file.flush()
             self.mapped = np.memmap(self.file, np.float32, mode="r")
-        out = None
+        _, (_, dim) = self.places[keys[0]]
+        out = torch.zeros(len(keys), width, dim)
         for i, key in enumerate(keys):
             start, (length, dim) = self.places[key]
-            if out is None:
-                out = torch.zeros(len(keys), width, dim)
             states = self.mapped[start : start + length * dim].reshape(length, dim)
             out[i, :length] = torch.from_numpy(np.array(states))
         return out

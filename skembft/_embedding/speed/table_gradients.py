@@ -5,10 +5,12 @@ Fresh memory of that size is slow on a CPU: of a small model with a vocabulary o
 languages it takes much of a step, and of a static model most of it.
 """
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 
@@ -18,7 +20,7 @@ _MEAN = 1  # of EmbeddingBag's modes
 
 
 @contextmanager
-def gradients_in_place(model):
+def gradients_in_place(model: nn.Module) -> Iterator[None]:
     """Let the embedding tables of a model add to gradients that stay where they are.
 
     These are the tables of transformers, and the bags of static models, which take the
@@ -34,7 +36,7 @@ def gradients_in_place(model):
         yield
 
 
-def _is_plain(module):
+def _is_plain(module: Any) -> bool:
     if not module.weight.requires_grad or module.max_norm is not None:
         return False
     if module.sparse or module.scale_grad_by_freq:
@@ -48,14 +50,18 @@ def _is_plain(module):
 class _Table:
     """What a `torch.nn.Embedding` does."""
 
-    def __init__(self, module):
-        self.module = module
-        self.memory = None
+    module: nn.Embedding | nn.EmbeddingBag
 
-    def forward(self, input):
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.memory: Tensor | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
         return _LookUp.apply(self.module.weight, input, self)
 
-    def add_gradient(self, indices, gradient_of):
+    def add_gradient(
+        self, indices: Tensor, gradient_of: Callable[[Tensor, int], Tensor]
+    ) -> None:
         """Add ``gradient_of(places, size)``, of a table that has these rows only."""
         weight, padding = self.module.weight, self.module.padding_idx
         if weight.grad is None:
@@ -71,14 +77,14 @@ class _Table:
 
 class _LookUp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, indices, table):
+    def forward(ctx: Any, weight: Tensor, indices: Tensor, table: _Table) -> Tensor:
         ctx.table = table
         ctx.save_for_backward(indices)
         return embedding(indices, weight)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         (indices,) = ctx.saved_tensors
         ctx.table.add_gradient(
             indices,
@@ -92,7 +98,14 @@ class _LookUp(torch.autograd.Function):
 class _Bags(_Table):
     """What a `torch.nn.EmbeddingBag` does that takes means."""
 
-    def forward(self, input, offsets=None, per_sample_weights=None):
+    module: nn.EmbeddingBag
+
+    def forward(
+        self,
+        input: Tensor,
+        offsets: Tensor | None = None,
+        per_sample_weights: Tensor | None = None,
+    ) -> Tensor:
         module = self.module
         if offsets is None or per_sample_weights is not None:
             return type(module).forward(module, input, offsets, per_sample_weights)
@@ -101,7 +114,9 @@ class _Bags(_Table):
 
 class _MeanOfBags(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, indices, offsets, table):
+    def forward(
+        ctx: Any, weight: Tensor, indices: Tensor, offsets: Tensor, table: _Table
+    ) -> Tensor:
         ctx.table = table
         out, *sizes = torch.ops.aten._embedding_bag(
             weight, indices, offsets, mode=_MEAN
@@ -111,7 +126,7 @@ class _MeanOfBags(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
         indices, *sizes = ctx.saved_tensors
         ctx.table.add_gradient(
             indices,
@@ -122,4 +137,7 @@ class _MeanOfBags(torch.autograd.Function):
         return None, None, None, None
 
 
-_KINDS = {nn.Embedding: _Table, nn.EmbeddingBag: _Bags}
+_KINDS: dict[type[nn.Module], type[_Table]] = {
+    nn.Embedding: _Table,
+    nn.EmbeddingBag: _Bags,
+}
