@@ -95,7 +95,8 @@ class _Examples:
     def __init__(self, queries, documents, positive):
         self.queries, self.documents = queries, documents
         self.data = type("Data", (), {})()
-        self.data.judged = type("Relevance", (), {"positive": positive})()
+        relevance = type("Relevance", (), {"positive": positive})()
+        self.data.relevance = self.data.judged = relevance
 
     def __len__(self):
         return len(self.queries)
