@@ -153,3 +153,13 @@ def encoded_rows(monkeypatch):
 
     monkeypatch.setattr(SentenceTransformer, "preprocess", counting)
     return counter
+
+
+@pytest.fixture(scope="session")
+def rotated():
+    """Queries are documents plus a rotation of them: a layer can mend all of it."""
+    rng = np.random.RandomState(0)
+    documents = rng.normal(size=(240, 24))
+    rotation, _ = np.linalg.qr(rng.normal(size=(24, 24)))
+    queries = documents / 3 + documents @ rotation + rng.normal(size=(240, 24)) / 3
+    return queries.astype(np.float32), documents.astype(np.float32)

@@ -185,6 +185,8 @@ class AdapterFinetuner(FrozenFinetuner):
     }
 
     weights_: Weights
+    # those before the refit, of which only a warm start has need
+    _validated_weights: Weights | None = None
     _adapter_spec: Spec
 
     def __init__(
@@ -315,7 +317,7 @@ class AdapterFinetuner(FrozenFinetuner):
     ) -> "AdapterTrainer":
         from skembft._adapter.trainer import AdapterTrainer
 
-        start = None
+        starts = None
         if self.warm_start and self.__sklearn_is_fitted__():
             if (
                 self._adapter_spec != self._spec()
@@ -326,8 +328,12 @@ class AdapterFinetuner(FrozenFinetuner):
                     "adapter_params or side have changed since: restore them, or fit "
                     "a clone."
                 )
-            start = self.weights_
-        return AdapterTrainer(self, self._open_encoder(), rng, start)
+            starts = self._validated_weights or self.weights_, self.weights_
+        return AdapterTrainer(self, self._open_encoder(), rng, starts)
+
+    def _keep_validated(self, state: Weights | None) -> bool:
+        self._validated_weights = state if self.warm_start else None
+        return self._validated_weights is not None
 
     def _sides(self) -> set[str]:
         return {"query"} if self.side == "query" else {"query", "document"}

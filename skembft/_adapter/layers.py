@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
 }
+_NOISE = 1e-6  # shorter directions of a float32 matrix are noise
 
 
 class Linear(nn.Module):
@@ -79,10 +80,13 @@ class LowRank(nn.Module):
         square = weights["weight"]
         delta = torch.from_numpy(square - np.eye(len(square), dtype=np.float32))
         left, values, right = torch.linalg.svd(delta)
-        rank = min(len(self.down), len(values))
-        root = values[:rank].sqrt()
-        self.up[:, :rank] = left[:, :rank] * root
-        self.down[:rank] = root[:, None] * right[:rank]
+        # directions of no length keep V's random rows: with both at 0 neither would
+        # ever have a gradient. All rows of V are about as long as at the start
+        alive = values[: len(self.down)] > _NOISE * max(1.0, float(values[0]))
+        rank = int(alive.sum())
+        self.up.zero_()
+        self.up[:, :rank] = left[:, :rank] * values[:rank]
+        self.down[:rank] = right[:rank]
         return self
 
 

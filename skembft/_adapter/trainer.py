@@ -30,7 +30,8 @@ _Batch: TypeAlias = tuple[np.ndarray, ...]
 class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     """Trains the adapter of an `AdapterFinetuner` on the vectors of its encoder.
 
-    `start` are the fitted weights of a warm start, or None.
+    A warm start goes on from fitted weights: in `starts` those for the fit with
+    validation, which have not seen the queries held out, and those for the refit.
     """
 
     dim: int  # of the encoder's vectors
@@ -41,13 +42,21 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         estimator: Settings,
         encoder: Any,
         rng: np.random.RandomState,
-        start: Weights | None = None,
+        starts: tuple[Weights, Weights] | None = None,
     ) -> None:
         super().__init__(estimator, rng)
         self.loss_name: str = estimator._find_loss()
         self.encoder = encoder
-        self.start = start
+        self.starts = starts
         self.layers = {"query": None, "document": None}
+
+    @property
+    def start(self) -> Weights | None:
+        """The weights to go on from, or None."""
+        return self.starts and self.starts[self.tasks.refitting]
+
+    def unchanged(self, state: Weights) -> Weights:
+        return state if self.starts is None else self.starts[1]
 
     def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents."""

@@ -188,8 +188,9 @@ class CorpusFinetuner(FrozenFinetuner):
         data: RetrievalData,
         held_out: RetrievalData | None,
         rng: np.random.RandomState,
+        trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
-        split = super()._split(data, held_out, rng)
+        split = super()._split(data, held_out, rng, trained)
         if self.gamma is not None or held_out is not None or split is not None:
             return split
         if self.validation_fraction is None:

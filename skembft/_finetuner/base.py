@@ -23,10 +23,10 @@ from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
-from skembft._finetuner.validation import hold_out
+from skembft._finetuner.validation import hold_out, query_keys
 from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
-from skembft._saving.state import State
+from skembft._saving.state import Parts, State
 from skembft._utils.estimators import DocLink
 from skembft._utils.types import Data, Floats, Ints, ItemKind, Similarity
 from skembft._version import __version__
@@ -59,6 +59,8 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
     "warm_start": ["boolean"],
 }
 
+_TRAINED = "trained_queries"  # in a saved directory
+
 
 class BaseFinetuner(
     DocLink,
@@ -77,6 +79,8 @@ class BaseFinetuner(
     history_: History
     # what the data of the fit were; of a directory, None where it does not tell
     _sizes: dict[str, int] | None
+    # keys of the queries that fits have trained on
+    _trained_queries: Ints = np.empty(0, dtype=np.uint64)
 
     @property
     def _item_kind(self) -> ItemKind:
@@ -129,12 +133,13 @@ class BaseFinetuner(
             A model that cannot be loaded.
         """
         rng = check_random_state(self.random_state)
+        trained = self._trained_before()
         self._check_settings()
         data = self._read(X, y, corpus, fitting=True, reset=True)
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
         trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
-        split = self._split(data, held_out, trainer.rng)
+        split = self._split(data, held_out, trainer.rng, trained)
         tasks = trainer.tasks = EpochTasks(
             self, X, y, trainer.epochs * (1 + self.refit)
         )
@@ -144,7 +149,7 @@ class BaseFinetuner(
         if split:
             train, validation = (everything.subset(queries) for queries in split)
         monitor = self._monitor(trainer, validation)
-        state = trainer.train(train, monitor, trainer.epochs)
+        state = validated = trainer.train(train, monitor, trainer.epochs)
         if self.refit and split:
             tasks.refitting = True  # with what was held out
             if self._fit_encoder(trainer, data, X, y, corpus):
@@ -153,7 +158,10 @@ class BaseFinetuner(
                 state = trainer.train(
                     everything, self._monitor(trainer, None), monitor.best_epoch
                 )
+            else:
+                state = trainer.unchanged(state)
         self._keep(trainer, state, monitor)
+        self._remember(data, split, validated, trained)
         self._sizes = {
             "queries": data.n_queries,
             "documents": len(data.documents),
@@ -161,6 +169,36 @@ class BaseFinetuner(
         }
         tasks.close()
         return self
+
+    def _trained_before(self) -> Ints | None:
+        """Keys of the queries of earlier fits, which a warm start goes on from."""
+        if getattr(self, "warm_start", False) and self.__sklearn_is_fitted__():
+            return self._trained_queries
+        return None
+
+    def _remember(
+        self,
+        data: RetrievalData,
+        split: tuple[Ints, Ints] | None,
+        validated: Any,
+        trained: Ints | None,
+    ) -> None:
+        """Keep what a warm start needs to know of this fit."""
+        if not hasattr(self, "warm_start"):
+            return
+        keys = query_keys(data.queries)
+        kept = self._keep_validated(validated if split and self.refit else None)
+        if split and (kept or not self.refit):
+            keys = keys[split[0]]
+        self._trained_queries = keys if trained is None else np.union1d(trained, keys)
+
+    def _keep_validated(self, state: Any) -> bool:
+        """Keep the state that a refit, if there was one, has replaced, if possible.
+
+        It has not seen the queries that were held out: a warm start may go on from it
+        and be validated by them.
+        """
+        return False
 
     def _check_settings(self) -> None:
         """Check constructor arguments beyond their types, before anything is read."""
@@ -238,11 +276,12 @@ class BaseFinetuner(
         data: RetrievalData,
         held_out: RetrievalData | None,
         rng: np.random.RandomState,
+        trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        return hold_out(data, self.validation_fraction, rng)
+        return hold_out(data, self.validation_fraction, rng, trained)
 
     def _fit_encoder(
         self,
@@ -290,6 +329,14 @@ class BaseFinetuner(
             best_step=state.attributes.get("best_step_", 0),
         )
         self._sizes = state.sizes()
+        if _TRAINED in state.arrays:
+            self._trained_queries = state.arrays.pop(_TRAINED)
+
+    def _saved(self) -> Parts:
+        parts = super()._saved()
+        if len(self._trained_queries):
+            parts.arrays[_TRAINED] = self._trained_queries
+        return parts
 
     def score(
         self,

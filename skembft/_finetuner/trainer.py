@@ -89,6 +89,10 @@ class Trainer(ABC, Generic[P, S]):
     def attributes(self, state: S | None = None) -> dict[str, Any]:
         """The fitted attributes of a state, by default of the present one."""
 
+    def unchanged(self, state: S) -> S:
+        """What is kept where `state`, in which training began, has won."""
+        return state
+
     def growth(self) -> float | None:
         """How many times larger the largest weight is than at the start, or than 1.
 

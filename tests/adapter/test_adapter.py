@@ -14,16 +14,6 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@pytest.fixture(scope="module")
-def rotated():
-    """Queries are documents plus a rotation of them: a layer can mend all of it."""
-    rng = np.random.RandomState(0)
-    documents = rng.normal(size=(240, 24))
-    rotation, _ = np.linalg.qr(rng.normal(size=(24, 24)))
-    queries = documents / 3 + documents @ rotation + rng.normal(size=(240, 24)) / 3
-    return queries.astype(np.float32), documents.astype(np.float32)
-
-
 def numpy_infonce(Q, D, positives, target, *, scale, lr, decay, steps, bias=False):
     """Full-batch InfoNCE on the query side with AdamW, written from the formulas."""
     Q, D = unit(Q).astype(np.float64), unit(D).astype(np.float64)

@@ -21,16 +21,6 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-@pytest.fixture(scope="module")
-def rotated():
-    """Queries are documents plus a rotation of them: a layer can mend all of it."""
-    rng = np.random.RandomState(0)
-    documents = rng.normal(size=(240, 24))
-    rotation, _ = np.linalg.qr(rng.normal(size=(24, 24)))
-    queries = documents / 3 + documents @ rotation + rng.normal(size=(240, 24)) / 3
-    return queries.astype(np.float32), documents.astype(np.float32)
-
-
 class Tower(nn.Module):
     """A user's own adapter: it has dropout and does not start at the identity."""
 
