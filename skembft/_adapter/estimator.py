@@ -20,7 +20,7 @@ from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
-from skembft._utils.types import Data, Params, RandomState, Vectors
+from skembft._utils.types import Data, OwnDocuments, Params, RandomState, Vectors
 from skembft.metrics._scoring import item_kind, read_data
 
 if TYPE_CHECKING:
@@ -109,6 +109,11 @@ class AdapterFinetuner(FrozenFinetuner):
     warm_start : bool, default=False
         Let a second `fit` train the fitted adapter further, instead of a new one.
         ``solver="closed_form"`` solves anew all the same.
+    exclude_self : bool or dict of {query: document}, default=False
+        Whether no query retrieves the document that it is itself, in validation,
+        `score` and `retrieve`: the same text or id, or what the dict says where only
+        ids tell (``load_beir(…).own_documents``). A query's own document is never its
+        negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
         Determines the validation queries, the order of the pairs and drawn negatives.
 
@@ -212,6 +217,7 @@ class AdapterFinetuner(FrozenFinetuner):
         evaluation_steps: int = 0,
         refit: bool = True,
         warm_start: bool = False,
+        exclude_self: OwnDocuments = False,
         random_state: RandomState = None,
     ) -> None:
         self.encoder = encoder
@@ -234,6 +240,7 @@ class AdapterFinetuner(FrozenFinetuner):
         self.evaluation_steps = evaluation_steps
         self.refit = refit
         self.warm_start = warm_start
+        self.exclude_self = exclude_self
         self.random_state = random_state
 
     # ---- fit
@@ -296,10 +303,12 @@ class AdapterFinetuner(FrozenFinetuner):
         fitting: bool = False,
         reset: bool = False,
         suffix: str = "",
+        own: OwnDocuments = False,
     ) -> RetrievalData:
         encoder = self.encoder if fitting else self.encoder_
         if encoder is not None and item_kind(encoder) != "vector":
-            return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
+            own = own or self.exclude_self
+            return read_data(encoder, X, y, corpus, type(self).__name__, suffix, own)
         if y is None:
             raise ValueError(
                 "AdapterFinetuner requires y to be passed, but the target y is None: "

@@ -74,7 +74,7 @@ class InfoNCE:
         positive = logits[row, target]
         if options.hardness_mode is not None:
             logits = logits + self._hardness(cosines, query_index)
-        known = self.data.relevance.known_positives(query_index, self.column_of)
+        known = self.data.relevance.known_places(query_index, self.column_of)
         logits[known] = _NEVER
         others = [torch.logsumexp(logits, dim=1)[row]]
         per_direction = [torch.logaddexp(others[0], positive)]
@@ -164,7 +164,7 @@ class InfoNCE:
     def _answered(self, query_index: Ints, pair_document: Ints) -> Tensor:
         """Whether each pair's document is known to be relevant to each query."""
         shape = len(pair_document), len(query_index)
-        known = self.data.relevance.is_positive(
+        known = self.data.relevance.is_known(
             np.tile(query_index, shape[0]), np.repeat(pair_document, shape[1])
         )
         return torch.from_numpy(known.reshape(shape))

@@ -26,7 +26,15 @@ from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import ARRAYS, Parts, State
 from skembft._utils.estimators import tag_text_input
-from skembft._utils.types import Data, Ints, Item, RandomState, Similarity, Vectors
+from skembft._utils.types import (
+    Data,
+    Ints,
+    Item,
+    OwnDocuments,
+    RandomState,
+    Similarity,
+    Vectors,
+)
 from skembft.metrics._scoring import item_kind, read_data
 
 _DOCUMENTS = "documents.json"  # in a saved directory
@@ -66,6 +74,11 @@ class CorpusFinetuner(FrozenFinetuner):
     refit : bool, default=True
         Move documents again by the `gamma` that validation chose, with all queries,
         those of `validation_fraction` included.
+    exclude_self : bool or dict of {query: document}, default=False
+        Whether no query retrieves the document that it is itself, in validation,
+        `score` and `retrieve`: the same text or id, or what the dict says where only
+        ids tell (``load_beir(…).own_documents``). A query's own document is never its
+        negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
         Determines the validation queries.
 
@@ -146,6 +159,7 @@ class CorpusFinetuner(FrozenFinetuner):
         scoring: str = "ndcg@10",
         validation_fraction: float | None = 0.1,
         refit: bool = True,
+        exclude_self: OwnDocuments = False,
         random_state: RandomState = None,
     ) -> None:
         self.encoder = encoder
@@ -154,6 +168,7 @@ class CorpusFinetuner(FrozenFinetuner):
         self.scoring = scoring
         self.validation_fraction = validation_fraction
         self.refit = refit
+        self.exclude_self = exclude_self
         self.random_state = random_state
 
     # ---- fit
@@ -176,9 +191,11 @@ class CorpusFinetuner(FrozenFinetuner):
         fitting: bool = False,
         reset: bool = False,
         suffix: str = "",
+        own: OwnDocuments = False,
     ) -> RetrievalData:
         encoder = self.encoder if fitting else self.encoder_
-        return read_data(encoder, X, y, corpus, type(self).__name__, suffix)
+        own = own or self.exclude_self
+        return read_data(encoder, X, y, corpus, type(self).__name__, suffix, own)
 
     def _check_learnable(self, data: RetrievalData) -> None:
         self._check_answerable(data)

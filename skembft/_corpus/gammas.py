@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # at a time: queries, elements of a matrix of scores, and how far documents go
 _QUERIES, _BLOCK, _WAY = 512, 2**21, 0.2
+_LAST = -100.0  # a score below all others
 _SLACK = 1e-5  # scores of float32 vectors differ by less
 
 
@@ -31,6 +32,7 @@ def score_gammas(
     documents: Vectors,
     relevance: JudgedRelevance,
     metrics: Metrics,
+    exclude: Ints | None = None,
 ) -> list[dict[str, float]]:
     """Mean metrics of the vectors moved by every gamma.
 
@@ -47,6 +49,8 @@ def score_gammas(
         Unit vectors.
     relevance : JudgedRelevance
     metrics : dict of {name: (function, k)}
+    exclude : ndarray of shape (n_queries,) or None
+        Index of a document that each query must not retrieve, -1 for none.
 
     Returns
     -------
@@ -55,8 +59,15 @@ def score_gammas(
     kept = np.flatnonzero(relevance.n_relevant > 0)
     depth = min(max(k for _, k in metrics.values()), len(documents))
     others = np.delete(np.arange(len(documents)), moves.index)
-    best, best_scores = top_k(queries[kept], _Rows(documents, others), depth)
-    best = others[best]
+    own = np.full(len(kept), -1) if exclude is None else exclude[kept]
+    best, best_scores = top_k(
+        queries[kept],
+        _Rows(documents, others),
+        depth,
+        exclude=_places(own, others, len(documents)),
+    )
+    best = np.where(best < 0, -1, others[best])
+    column = _places(own, moves.index, len(documents))
     ideal, n_relevant = relevance.ideal(depth)[kept], relevance.n_relevant[kept]
     width = max(len(moves.index), len(gammas) * depth)
     step = min(_QUERIES, max(1, _BLOCK // width))
@@ -64,8 +75,8 @@ def score_gammas(
     block = _Block(moves, len(blocks[0]), depth)
     totals = np.zeros((len(metrics), len(gammas)))
     for at in blocks:
-        block.fill(queries[kept[at]], best[at], best_scores[at])
-        grades = block.ranked_grades(gammas, relevance, kept[at])
+        block.fill(queries[kept[at]], best[at], best_scores[at], column[at])
+        grades = block.ranked_grades(gammas, relevance, kept[at], own[at])
         values = query_values(
             metrics,
             grades.reshape(-1, depth),
@@ -76,6 +87,13 @@ def score_gammas(
             total += value.reshape(len(gammas), -1).sum(axis=1)
     means = (totals / len(kept)).T.tolist()
     return [dict(zip(metrics, mean, strict=True)) for mean in means]
+
+
+def _places(items: Ints, among: Ints, n: int) -> Ints:
+    """Where items, numbers below `n` or -1, are in a list of others, or -1."""
+    place = np.full(n + 1, -1)  # the last is that of -1
+    place[among] = np.arange(len(among))
+    return place[items]
 
 
 class _Rows:
@@ -110,8 +128,13 @@ class _Block:
         # fresh memory is slow: all blocks of queries use the same
         self.memory = torch.empty(5, n_queries, len(moves.index))
 
-    def fill(self, queries: Vectors, others: Ints, other_scores: Floats) -> None:
-        """Take other queries (n, d), and their best of what does not move (n, k)."""
+    def fill(
+        self, queries: Vectors, others: Ints, other_scores: Floats, hidden: Ints
+    ) -> None:
+        """Take other queries (n, d), and their best of what does not move (n, k).
+
+        `hidden` is of every query a column of what moves that comes last, or -1.
+        """
         from torch import from_numpy, mm
 
         self.others, self.other_scores = others, other_scores
@@ -119,11 +142,21 @@ class _Block:
         rows = from_numpy(queries)
         mm(rows, from_numpy(self.moves.documents).T, out=self.near)
         mm(rows, from_numpy(self.moves.directions).T, out=self.far)
+        row = np.flatnonzero(hidden >= 0)
+        self.near.numpy()[row, hidden[row]] = _LAST
+        self.far.numpy()[row, hidden[row]] = 0
 
     def ranked_grades(
-        self, gammas: list[float], relevance: JudgedRelevance, queries: Ints
+        self,
+        gammas: list[float],
+        relevance: JudgedRelevance,
+        queries: Ints,
+        own: Ints,
     ) -> Floats:
-        """Grades of the best documents at every gamma, (n_gammas, n, depth)."""
+        """Grades of the best documents at every gamma, (n_gammas, n, depth).
+
+        What is hidden (`own`, -1 for none) is not retrieved and has grade 0.
+        """
         grades = np.empty((len(gammas), len(queries), self.depth))
         places = np.arange(self.depth)
         way = self._way(np.asarray(gammas))
@@ -136,6 +169,7 @@ class _Block:
             found = self._may_be_best(start, end, way[last] - way[first], spare)
             row, document, scores = self._rivals(*found, gammas[some])
             of_rivals = relevance.grades(queries[row], document[:, None])[:, 0]
+            of_rivals[document == own[row]] = 0
             starts = np.searchsorted(row, np.arange(len(queries)))
             ranked = _rank(scores, row)[:, starts[:, None] + places]
             grades[some] = of_rivals[ranked]

@@ -10,7 +10,7 @@ from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
-from skembft._utils.types import Ints, Items, Metrics, Similarity, Vectors
+from skembft._utils.types import Ints, Items, Metrics, OwnDocuments, Similarity, Vectors
 from skembft._utils.vectors import unit_rows
 
 # how far documents may move at most: the same lengths, up to 0.7, in both units
@@ -23,6 +23,7 @@ _GAMMAS = {
 class _Settings(Protocol):
     method: str
     gamma: float | None
+    exclude_self: OwnDocuments
 
 
 class CorpusTrainer(Trainer[EncodedData, float]):
@@ -94,6 +95,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
                 validation.documents,
                 validation.data.judged,
                 metrics,
+                exclude=validation.data.excluded(self.settings.exclude_self),
             )
             self._scores = dict(zip(gammas, scores, strict=True))
         return self._scores[self.gamma]

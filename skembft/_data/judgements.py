@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from skembft._data.containers import to_list, to_rows
+from skembft._data.containers import labels_of, to_list, to_rows
 from skembft._data.items import all_plain, check_grade, check_item, check_items
-from skembft._data.numbering import Numbering
+from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.types import Data, Floats, Ints, Item, ItemKind
+from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
 
 # how many documents each query has (the same number, or a list), those, their grades
 _Judged = tuple[int | list[int], Sequence[Item], Floats]
@@ -57,6 +57,7 @@ def check_retrieval_data(
     corpus: Data = None,
     name: str = "estimator",
     suffix: str = "",
+    own: OwnDocuments = False,
 ) -> RetrievalData:
     """Turn every form of texts or ids into a :class:`RetrievalData`.
 
@@ -66,10 +67,13 @@ def check_retrieval_data(
     kind : {"text", "id"}
     name, suffix : str
         Name of the estimator and what follows X, y and corpus ("_val"), for messages.
+    own : bool or dict of {query: document}
+        The document that a query is itself, where that is not the same text or id.
     """
     rows, is_table = to_rows(X, f"X{suffix}")
     if is_table:
-        judged, n_negatives = _read_table(rows, y, kind, suffix)
+        y, name_of_y = labels_of(X, y, f"X{suffix}")
+        judged, n_negatives = _read_table(rows, y, kind, suffix, name_of_y)
     else:
         if y is None:
             raise ValueError(
@@ -93,6 +97,7 @@ def check_retrieval_data(
         example_document,
         example_grade,
         (len(query_index), len(document_index)),
+        find_own(query_index, document_index, own),
     )
     if relevance.n_judged < len(example_row):  # some pair is judged several times
         if not is_table:  # a document counts once among those of a row
@@ -178,7 +183,7 @@ def _read_plain(relevant: list[Any], kind: ItemKind) -> _Judged | None:
 
 
 def _read_table(
-    rows: list[Any], y: Data, kind: ItemKind, suffix: str
+    rows: list[Any], y: Data, kind: ItemKind, suffix: str, name_of_y: str
 ) -> tuple[tuple[list[Item], *_Judged], int]:
     """Return the same of a table, and the number of its explicit negatives."""
     width = len(rows[0])
@@ -193,12 +198,12 @@ def _read_table(
             f"y{suffix} was passed with a table of {width} columns; labels go with "
             "(query, document) pairs. Pass y=None for explicit negatives."
         )
-    labels = to_list(y, f"y{suffix}")
+    labels = to_list(y, name_of_y)
     if len(labels) != len(rows):
         raise ValueError(
             f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
         )
-    checked = [check_grade(v, f"y{suffix}[{i}]") for i, v in enumerate(labels)]
+    checked = [check_grade(v, f"{name_of_y}[{i}]") for i, v in enumerate(labels)]
     return (queries, 1, documents, np.asarray(checked)), 0
 
 

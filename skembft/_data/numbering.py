@@ -1,10 +1,12 @@
-"""Numbers of distinct items."""
+"""Numbers of distinct items, and of a query's own document among them."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from itertools import repeat
+from typing import Any
 
 import numpy as np
 
-from skembft._utils.types import Ints
+from skembft._utils.types import Ints, OwnDocuments
 
 
 class Numbering(dict[Hashable, int]):
@@ -17,3 +19,18 @@ class Numbering(dict[Hashable, int]):
     def of(self, items: Collection[Hashable]) -> Ints:
         """The numbers of a list of items."""
         return np.fromiter(map(self.__getitem__, items), np.int64, len(items))
+
+
+def find_own(
+    queries: Collection[Hashable],
+    place: Mapping[Any, int],
+    own: OwnDocuments = False,
+) -> Ints:
+    """Where in `place` the document is that each query is itself, or -1.
+
+    It is the same text or id, or what `own` says.
+    """
+    names: Iterable[Hashable] = queries
+    if isinstance(own, Mapping):
+        names = (own.get(query, query) for query in queries)
+    return np.fromiter(map(place.get, names, repeat(-1)), np.int64, len(queries))

@@ -26,18 +26,42 @@ class _Judgements:
 
 
 class JudgedRelevance(_Judgements):
-    """Relevance judgements as sparse matrices (n_queries, n_documents)."""
+    """Relevance judgements as sparse matrices (n_queries, n_documents).
+
+    What is known of a query is never its negative: the documents that are relevant to
+    it, and the one that it is itself.
+
+    Parameters
+    ----------
+    positive : csr_array
+        Grades above 0.
+    negative : csr_array
+        1 where judged and not positive.
+    own : ndarray of shape (n_queries,), default=None
+        The document that each query is itself, or -1. None means none is.
+    """
 
     self_index = None
 
-    def __init__(self, positive: sparse.csr_array, negative: sparse.csr_array) -> None:
+    def __init__(
+        self,
+        positive: sparse.csr_array,
+        negative: sparse.csr_array,
+        own: Ints | None = None,
+    ) -> None:
         positive.sort_indices()
-        self.positive = positive  # grades above 0
+        self.positive = positive
         self.negative = negative
+        self.own = np.full(positive.shape[0], -1) if own is None else own
 
     @classmethod
     def from_triples(
-        cls, queries: Ints, documents: Ints, grades: Floats, shape: tuple[int, int]
+        cls,
+        queries: Ints,
+        documents: Ints,
+        grades: Floats,
+        shape: tuple[int, int],
+        own: Ints | None = None,
     ) -> JudgedRelevance:
         """Merge repeated judgements of a pair into the highest grade."""
         keys = np.asarray(queries) * shape[1] + documents
@@ -54,7 +78,17 @@ class JudgedRelevance(_Judgements):
             columns = kept - np.repeat(first_keys[:-1], np.diff(starts))
             return sparse.csr_array((values[mask], columns, starts), shape=shape)
 
-        return cls(matrix(positive, grades), matrix(~positive, np.ones_like(grades)))
+        return cls(
+            matrix(positive, grades), matrix(~positive, np.ones_like(grades)), own
+        )
+
+    @cached_property
+    def known(self) -> sparse.csr_array:
+        """Not 0 where a document is relevant to a query, or the query itself."""
+        queries = np.flatnonzero(self.own >= 0)
+        if not len(queries):
+            return self.positive
+        return _marked(self.positive, queries, self.own[queries])
 
     @property
     def n_judged(self) -> int:
@@ -97,37 +131,38 @@ class JudgedRelevance(_Judgements):
         order = np.argsort(-self.positive.data[start:stop], kind="stable")
         return self.positive.indices[start:stop][order]
 
-    def known_positives(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
-        """Coordinates (row, column) of known positives among a set of columns.
+    def known_places(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
+        """Coordinates (row, column) of what is known among a set of columns.
 
         `column_of` maps every document to its column, or to -1.
         """
-        rows = self.positive[queries]
+        rows = self.known[queries]
         columns = column_of[rows.indices]
         found = columns >= 0
         row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
         return row[found], columns[found]
 
-    def hide_positives(
+    def hide_known(
         self, scores: torch.Tensor, queries: Ints, first_document: int
     ) -> None:
-        """Set the scores of known positives to -inf, in place.
+        """Set the scores of what is known to -inf, in place.
 
         `scores` is a tensor of `queries` × documents, beginning with `first_document`.
         """
-        rows = self.positive[queries]
+        rows = self.known[queries]
         row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
         column = rows.indices - first_document
         here = (column >= 0) & (column < scores.shape[1])
         scores[row[here], column[here]] = -np.inf
 
-    def is_positive(self, queries: Ints, documents: Ints) -> Bools:
-        """Whether each document is a known positive of its query, elementwise."""
-        return self.grades(queries, documents[:, None])[:, 0] > 0
+    def is_known(self, queries: Ints, documents: Ints) -> Bools:
+        """Whether each document is known of its query, elementwise."""
+        relevant = self.grades(queries, documents[:, None])[:, 0] > 0
+        return relevant | (self.own[queries] == documents)
 
     def fills(self, pool: Ints) -> Bools:
-        """Whether all documents of a pool are relevant, for every query."""
-        return self.n_relevant >= len(pool)
+        """Whether all documents of a pool are known, for every query."""
+        return np.diff(self.known.indptr) >= len(pool)
 
     def positive_coordinates(self) -> tuple[Ints, Ints]:
         """Query and document of every known positive."""
@@ -136,12 +171,13 @@ class JudgedRelevance(_Judgements):
 
     def with_negatives(self, queries: Ints, documents: Ints) -> JudgedRelevance:
         """Judge more documents as negatives, pair by pair."""
-        return JudgedRelevance(
-            self.positive, _marked(self.negative, queries, documents)
-        )
+        negative = _marked(self.negative, queries, documents)
+        return JudgedRelevance(self.positive, negative, self.own)
 
     def take(self, queries: Ints) -> JudgedRelevance:
-        return JudgedRelevance(self.positive[queries], self.negative[queries])
+        return JudgedRelevance(
+            self.positive[queries], self.negative[queries], self.own[queries]
+        )
 
 
 def _marked(matrix: sparse.csr_array, rows: Ints, columns: Ints) -> sparse.csr_array:
@@ -190,7 +226,7 @@ class LabelRelevance(_Judgements):
         same = np.flatnonzero(self.labels == self.labels[row])
         return same[same != row]
 
-    def known_positives(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
+    def known_places(self, queries: Ints, column_of: Ints) -> tuple[Ints, Ints]:
         documents = np.flatnonzero(column_of >= 0)
         labels = self.labels[self.self_index[queries]]
         row, at = np.nonzero(labels[:, None] == self.labels[documents])
@@ -201,7 +237,7 @@ class LabelRelevance(_Judgements):
         labels = self.labels[self.self_index[queries]]
         return labels[:, None] == self.labels[documents]
 
-    def hide_positives(
+    def hide_known(
         self, scores: torch.Tensor, queries: Ints, first_document: int
     ) -> None:
         import torch
@@ -210,7 +246,7 @@ class LabelRelevance(_Judgements):
         same = torch.from_numpy(self.same_class(queries, columns))
         scores.masked_fill_(same, -torch.inf)  # the row itself too
 
-    def is_positive(self, queries: Ints, documents: Ints) -> Bools:
+    def is_known(self, queries: Ints, documents: Ints) -> Bools:
         return self.labels[self.self_index[queries]] == self.labels[documents]
 
     def fills(self, pool: Ints) -> Bools:

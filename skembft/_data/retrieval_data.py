@@ -1,5 +1,6 @@
 """The internal representation of all forms of data."""
 
+import warnings
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -8,7 +9,7 @@ import numpy as np
 
 from skembft._data.relevance import JudgedRelevance, LabelRelevance, Relevance
 from skembft._utils.messages import shorten
-from skembft._utils.types import Data, Floats, Ints, Items, Vectors
+from skembft._utils.types import Data, Floats, Ints, Items, OwnDocuments, Vectors
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,23 @@ class RetrievalData:
                 "exclude_self compares texts or ids, and these are vectors: leave it "
                 "out."
             )
-        place = {document: i for i, document in enumerate(self.documents)}
-        return np.array([place.get(query, -1) for query in self.queries])
+        return self.judged.own
+
+    def excluded(self, exclude_self: OwnDocuments) -> Ints | None:
+        """What `own_documents` gives, where queries are not to retrieve it."""
+        if exclude_self is False:
+            return None
+        own = self.own_documents()
+        if exclude_self is True and not (own >= 0).any():
+            warnings.warn(
+                f"exclude_self=True, but none of the {self.n_queries} queries is the "
+                "same text or id as a document. Where only ids tell which document a "
+                "query is, pass exclude_self={query: document}, as "
+                "load_beir(…).own_documents has it.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return own
 
     def query_weights(self, sample_weight: Data) -> Floats | None:
         """Mean weight of the rows of every query."""
@@ -243,16 +259,16 @@ class RetrievalData:
 
     def _random_negatives(self, queries: Ints, rng: np.random.RandomState) -> Ints:
         drawn = self.pool[rng.randint(len(self.pool), size=len(queries))]
-        wrong = np.flatnonzero(self.relevance.is_positive(queries, drawn))
+        wrong = np.flatnonzero(self.relevance.is_known(queries, drawn))
         for _ in range(20):
             if not len(wrong):
                 return drawn
             drawn[wrong] = self.pool[rng.randint(len(self.pool), size=len(wrong))]
-            still = self.relevance.is_positive(queries[wrong], drawn[wrong])
+            still = self.relevance.is_known(queries[wrong], drawn[wrong])
             wrong = wrong[still]
         for i in wrong:  # nearly every document is relevant: list the others
             same = np.full(len(self.pool), queries[i])
-            others = self.pool[~self.relevance.is_positive(same, self.pool)]
+            others = self.pool[~self.relevance.is_known(same, self.pool)]
             if len(others):
                 drawn[i] = others[rng.randint(len(others))]
         return drawn

@@ -1,9 +1,9 @@
-"""Batches in which no document is the negative of a query that it answers."""
+"""Batches in which no document is the negative of a query that it answers, or is."""
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -15,13 +15,13 @@ Plan: TypeAlias = list[list[Ints]]  # of every epoch the rows of its batches
 
 
 def may_conflict(examples: Examples) -> bool:
-    """Whether a batch could hold a document, or a known positive of a query, twice."""
+    """Whether a batch could hold a document twice, or one that is no negative."""
     queries, documents = examples.queries, examples.documents
     assert queries is not None  # with negatives of a batch there are some
     return bool(
         len(np.unique(documents)) < documents.size
         or len(np.unique(queries)) < len(examples)
-        or (examples.data.relevance.n_relevant[queries] > 1).any()
+        or (np.diff(examples.data.judged.known.indptr)[queries] > 1).any()
     )
 
 
@@ -126,11 +126,10 @@ class _Dealer:
         queries = examples.queries
         assert queries is not None
         self.documents = [frozenset(row) for row in examples.documents.tolist()]
-        relevance: Any = examples.data.relevance  # texts have no class labels
-        positive = relevance.positive
+        known = examples.data.judged.known
         answers = {
             query: frozenset(
-                positive.indices[positive.indptr[query] : positive.indptr[query + 1]]
+                known.indices[known.indptr[query] : known.indptr[query + 1]]
             )
             for query in np.unique(queries).tolist()
         }

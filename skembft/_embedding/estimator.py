@@ -28,7 +28,16 @@ from skembft._saving.registry import saved_by_name
 from skembft._saving.state import State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.search import in_fold
-from skembft._utils.types import Data, Loss, Params, Path, RandomState, Role, Vectors
+from skembft._utils.types import (
+    Data,
+    Loss,
+    OwnDocuments,
+    Params,
+    Path,
+    RandomState,
+    Role,
+    Vectors,
+)
 from skembft._utils.vectors import check_finite
 from skembft.encoders._sentence import MODEL_CONSTRAINTS, check_model_id
 
@@ -151,6 +160,11 @@ class EmbeddingFinetuner(BaseFinetuner):
     device : str, default=None
         Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
         is used; it is never stored.
+    exclude_self : bool or dict of {query: document}, default=False
+        Whether no query retrieves the document that it is itself, in validation,
+        `score` and `retrieve`: the same text or id, or what the dict says where only
+        ids tell (``load_beir(…).own_documents``). A query's own document is never its
+        negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
         An int is the trainer's seed. Determines dropout, the order of the pairs, the
         validation queries and sampled negatives.
@@ -257,6 +271,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         resume_from_checkpoint: bool = False,
         warm_start: bool = False,
         device: str | None = None,
+        exclude_self: OwnDocuments = False,
         random_state: RandomState = None,
     ) -> None:
         self.model_id = model_id
@@ -295,6 +310,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         self.resume_from_checkpoint = resume_from_checkpoint
         self.warm_start = warm_start
         self.device = device
+        self.exclude_self = exclude_self
         self.random_state = random_state
 
     def _validate_params(self) -> None:

@@ -1,6 +1,7 @@
 """The flow that all finetuners share; a subclass says what is trained and how."""
 
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
@@ -17,7 +18,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
-from skembft._data.items import check_items
+from skembft._data.items import check_items, check_queries
+from skembft._data.numbering import find_own
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
@@ -28,7 +30,7 @@ from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import DocLink
-from skembft._utils.types import Data, Floats, Ints, ItemKind, Similarity
+from skembft._utils.types import Data, Floats, Ints, ItemKind, OwnDocuments, Similarity
 from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
@@ -42,6 +44,7 @@ FINETUNER_CONSTRAINTS: dict[str, Any] = {
     "scoring": [str],
     "validation_fraction": [Interval(Real, 0, 1, closed="neither"), None],
     "refit": ["boolean"],
+    "exclude_self": ["boolean", Mapping],
     "random_state": ["random_state"],
 }
 TRAINING_CONSTRAINTS: dict[str, Any] = {
@@ -216,9 +219,11 @@ class BaseFinetuner(
         fitting: bool = False,
         reset: bool = False,
         suffix: str = "",
+        own: OwnDocuments = False,
     ) -> RetrievalData:
         """Validate data; `reset` for those that define what the estimator takes."""
-        return read_data(self, X, y, corpus, suffix=suffix)
+        own = own or self.exclude_self
+        return read_data(self, X, y, corpus, suffix=suffix, own=own)
 
     def _read_validation(
         self, X_val: Data, y_val: Data, corpus_val: Data, corpus: Data
@@ -365,7 +370,13 @@ class BaseFinetuner(
         """
         metrics = check_metrics(self.scoring)
         values = score_estimator(
-            self, X, y, metrics, corpus=corpus, sample_weight=sample_weight
+            self,
+            X,
+            y,
+            metrics,
+            corpus=corpus,
+            sample_weight=sample_weight,
+            exclude_self=self.exclude_self,
         )
         return values[self.scoring]
 
@@ -405,7 +416,24 @@ class BaseFinetuner(
         if item_kind(self) != "vector":
             corpus = check_items(corpus, "corpus", item_kind(self))
         documents = np.asarray(self.transform_documents(corpus))
-        return top_k(queries, documents, int(k), similarity=self._similarity)
+        return top_k(
+            queries,
+            documents,
+            int(k),
+            similarity=self._similarity,
+            exclude=self._own_documents(X, corpus),
+        )
+
+    def _own_documents(self, X: Data, corpus: Data) -> Ints | None:
+        """Index in `corpus` of the document that each query is, where it is left out.
+
+        -1 where there is none.
+        """
+        kind = item_kind(self)
+        if self.exclude_self is False or kind == "vector":
+            return None
+        place = {document: i for i, document in reversed(list(enumerate(corpus)))}
+        return find_own(check_queries(X, kind), place, self.exclude_self)
 
     @property
     def _n_features_out(self) -> int:

@@ -116,7 +116,13 @@ class GradientTrainer(Trainer[P, S]):
 
     def scores(self, prepared: P, metrics: Metrics) -> dict[str, float]:
         queries, documents = self.vectors(prepared)
-        return score_vectors(queries, documents, prepared.data.relevance, metrics)
+        return score_vectors(
+            queries,
+            documents,
+            prepared.data.relevance,
+            metrics,
+            exclude=prepared.data.excluded(self.settings.exclude_self),
+        )
 
     def begin(self) -> None:
         """Remember the size of the weights that training starts from."""

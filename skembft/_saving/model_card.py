@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from skembft._saving.params import plain
+from skembft._saving.params import plain_parameter
 from skembft._saving.state import ARRAYS, Saved
 from skembft._version import __version__
 
@@ -46,7 +46,7 @@ def model_card(finetuner: Saved, split: bool, makes_model: bool) -> str:
     }
     lines += ["## Parameters", "", "| parameter | value |", "|---|---|"]
     for name, value in changed.items():
-        shown, known = plain(value)
+        shown, known = plain_parameter(name, value)
         lines.append(
             f"| `{name}` | `{shown!r}` |" if known else f"| `{name}` | {shown} |"
         )

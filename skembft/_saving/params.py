@@ -29,7 +29,7 @@ def to_json(params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]
         if hasattr(value, "get_params") and not isinstance(value, type):
             value, known = encoder_to_json(value)
         else:
-            value, known = plain(value)
+            value, known = plain_parameter(name, value)
         if known:
             kept[name] = value
         else:
@@ -63,6 +63,13 @@ def not_restored(content: Content) -> dict[str, Any]:
         nested = not_restored(inner)
         lost = {**lost, **{f"encoder__{name}": v for name, v in nested.items()}}
     return lost
+
+
+def plain_parameter(name: str, value: Any) -> tuple[Json, bool]:
+    """As `plain`, of a parameter; one that holds texts of the user has only a name."""
+    if name == "exclude_self" and isinstance(value, Mapping):
+        return f"a dict of {len(value)} queries", False
+    return plain(value)
 
 
 def plain(value: Any) -> tuple[Json, bool]:

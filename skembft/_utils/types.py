@@ -1,7 +1,7 @@
 """Types that signatures share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 # what a user passes: any form of the guide on data forms, checked when it is read
 Data: TypeAlias = Any
 Item: TypeAlias = str | int  # a text or an id
+# whether queries retrieve the document that they are, or which document each query is
+OwnDocuments: TypeAlias = bool | Mapping[Any, Any]
 Role: TypeAlias = Literal["query", "document"]
 ItemKind: TypeAlias = Literal["text", "id", "vector"]
 Similarity: TypeAlias = Literal["cosine", "dot"]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.types import Data, Floats, MetricNames
+from skembft._utils.types import Data, Floats, MetricNames, OwnDocuments
 from skembft.metrics._measures import check_metrics
 from skembft.metrics._scoring import Ranking, check_corpus, rank_estimator, unwrap
 
@@ -26,10 +26,12 @@ class RetrievalScorer:
         Documents to retrieve from besides those of ``y``. Without it the pool is what
         the test fold happens to hold, and scores of different folds, test sizes and
         searches are not comparable.
-    exclude_self : bool, default=False
-        Let no query retrieve the document that is the same text or id: for data whose
-        queries are documents of the corpus (BEIR's rule, as for ArguAna). Judgements
-        stay as they are. Vectors with class labels never retrieve themselves.
+    exclude_self : bool or dict of {query: document}, default=None
+        Let no query retrieve the document that it is itself: the same text or id, or
+        what the dict says. For data whose queries are documents of the corpus (BEIR's
+        rule, as for ArguAna). Judgements stay as they are. Vectors with class labels
+        never retrieve themselves. None means what the estimator has as `exclude_self`,
+        and False where it has none.
 
     Examples
     --------
@@ -48,7 +50,7 @@ class RetrievalScorer:
         metrics: MetricNames = "ndcg@10",
         *,
         corpus: Data = None,
-        exclude_self: bool = False,
+        exclude_self: OwnDocuments | None = None,
     ) -> None:
         check_metrics(metrics)
         check_corpus(corpus)
@@ -101,13 +103,16 @@ class RetrievalScorer:
 
     def _rank(self, estimator: Any, X: Data, y: Data) -> tuple[RetrievalData, Ranking]:
         estimator, X = unwrap(estimator, X)
+        exclude_self = self.exclude_self
+        if exclude_self is None:
+            exclude_self = getattr(estimator, "exclude_self", False)
         return rank_estimator(
             estimator,
             X,
             y,
             check_metrics(self.metrics),
             corpus=self.corpus,
-            exclude_self=self.exclude_self,
+            exclude_self=exclude_self,
         )
 
     @property
@@ -119,5 +124,9 @@ class RetrievalScorer:
         if self.corpus is not None:
             size = len(self.corpus) if hasattr(self.corpus, "__len__") else "?"
             corpus = f", corpus=<{size} documents>"
-        exclude = ", exclude_self=True" if self.exclude_self else ""
+        exclude = ""
+        if isinstance(self.exclude_self, bool):
+            exclude = f", exclude_self={self.exclude_self}"
+        elif self.exclude_self is not None:
+            exclude = f", exclude_self=<{len(self.exclude_self)} queries>"
         return f"{type(self).__name__}({self.metrics!r}{corpus}{exclude})"

@@ -17,6 +17,7 @@ from skembft._utils.types import (
     Ints,
     ItemKind,
     Metrics,
+    OwnDocuments,
     Similarity,
     Vectors,
 )
@@ -108,6 +109,7 @@ def score_vectors(
     *,
     similarity: Similarity = "cosine",
     weights: Floats | None = None,
+    exclude: Ints | None = None,
 ) -> dict[str, float]:
     """Mean metrics over the queries that have a relevant document; see `rank`.
 
@@ -116,7 +118,13 @@ def score_vectors(
     dict of {name: float}
     """
     ranked = rank(
-        queries, documents, relevance, metrics, similarity=similarity, weights=weights
+        queries,
+        documents,
+        relevance,
+        metrics,
+        similarity=similarity,
+        weights=weights,
+        exclude=exclude,
     )
     if weights is not None:
         weights = weights[ranked.queries]
@@ -138,6 +146,7 @@ def read_data(
     corpus: Data = None,
     name: str | None = None,
     suffix: str = "",
+    own: OwnDocuments = False,
 ) -> RetrievalData:
     """Validate X, y and corpus as an encoder or finetuner understands them."""
     kind = item_kind(estimator)
@@ -145,7 +154,7 @@ def read_data(
         return check_vector_data(X, y, corpus, suffix)
     name = name or type(estimator).__name__
     return check_retrieval_data(
-        X, y, kind=kind, corpus=corpus, name=name, suffix=suffix
+        X, y, kind=kind, corpus=corpus, name=name, suffix=suffix, own=own
     )
 
 
@@ -163,7 +172,7 @@ def check_corpus(corpus: Data) -> None:
 
 
 def encode_data(
-    estimator: Any, X: Data, y: Data, corpus: Data = None
+    estimator: Any, X: Data, y: Data, corpus: Data = None, own: OwnDocuments = False
 ) -> tuple[RetrievalData, Vectors, Vectors, Similarity]:
     """Read data and encode them with a fitted estimator.
 
@@ -175,7 +184,7 @@ def encode_data(
     """
     if hasattr(estimator, "_read"):  # a finetuner, which checks vectors itself
         check_is_fitted(estimator)
-        data = estimator._read(X, y, corpus)
+        data = estimator._read(X, y, corpus, own=own)
         queries = estimator._query_vectors(data.queries)
     else:
         # of an unfitted search only the class has the method; it then says so itself
@@ -184,7 +193,7 @@ def encode_data(
                 f"{type(estimator).__name__} makes no vectors: pass an encoder, a "
                 "finetuner, a Pipeline that ends in one or a search over these."
             )
-        data = read_data(estimator, X, y, corpus)
+        data = read_data(estimator, X, y, corpus, own=own)
         queries = np.asarray(estimator.transform(data.queries))
     documents = np.asarray(estimator.transform_documents(data.documents))
     return data, queries, documents, getattr(estimator, "_similarity", "cosine")
@@ -216,18 +225,20 @@ def rank_estimator(
     metrics: Metrics,
     *,
     corpus: Data = None,
-    exclude_self: bool = False,
+    exclude_self: OwnDocuments = False,
     depth: int = 0,
 ) -> tuple[RetrievalData, Ranking]:
     """Encode and rank once; return the data and their `Ranking`."""
-    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    data, queries, documents, similarity = encode_data(
+        estimator, X, y, corpus, exclude_self
+    )
     return data, rank(
         queries,
         documents,
         data.relevance,
         metrics,
         similarity=similarity,
-        exclude=data.own_documents() if exclude_self else None,
+        exclude=data.excluded(exclude_self),
         depth=depth,
     )
 
@@ -240,9 +251,12 @@ def score_estimator(
     *,
     corpus: Data = None,
     sample_weight: Data = None,
+    exclude_self: OwnDocuments = False,
 ) -> dict[str, float]:
     """Encode, rank once and return {name: value} for a fitted estimator."""
-    data, queries, documents, similarity = encode_data(estimator, X, y, corpus)
+    data, queries, documents, similarity = encode_data(
+        estimator, X, y, corpus, exclude_self
+    )
     return score_vectors(
         queries,
         documents,
@@ -250,4 +264,5 @@ def score_estimator(
         metrics,
         similarity=similarity,
         weights=data.query_weights(sample_weight),
+        exclude=data.excluded(exclude_self),
     )

@@ -24,7 +24,7 @@ RELATIVE_MARGIN = 0.05
 def mine(
     queries: Vectors,
     documents: Vectors,
-    hide_positives: Callable[[Tensor, Ints, int], None],
+    hide_known: Callable[[Tensor, Ints, int], None],
     best_positive: Floats,
     k: int,
     relative_margin: float,
@@ -34,7 +34,7 @@ def mine(
     Parameters
     ----------
     queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
-    hide_positives : callable (scores, rows, first_document)
+    hide_known : callable (scores, rows, first_document)
         Sets scores of documents that are not negatives to -inf, in place.
     best_positive : ndarray of shape (n_queries,)
         Cosine of every query to its best relevant document, or infinity.
@@ -57,7 +57,7 @@ def mine(
 
     def hide(scores: Tensor, first_query: int, first_document: int) -> None:
         rows = np.arange(first_query, first_query + len(scores))
-        hide_positives(scores, rows, first_document)
+        hide_known(scores, rows, first_document)
         scores[scores > ceiling[rows]] = -torch.inf
 
     return top_k(queries, documents, k, hide=hide)
@@ -99,7 +99,7 @@ def with_mined_negatives(encoded: EncodedData) -> EncodedData:
     outside[data.pool] = False
 
     def hide(scores: Tensor, rows: Ints, first_document: int) -> None:
-        relevance.hide_positives(scores, rows, first_document)
+        relevance.hide_known(scores, rows, first_document)
         columns = outside[first_document : first_document + scores.shape[1]]
         scores[:, columns] = -np.inf
 

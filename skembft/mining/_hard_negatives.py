@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skembft._data.items import check_items
+from skembft._data.numbering import find_own
+from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
-from skembft._utils.types import Data, Floats, Ints, Item, ItemKind
+from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
 from skembft.encoders._sentence import as_encoder
-from skembft.metrics._scoring import item_kind, read_data
+from skembft.metrics._scoring import item_kind, read_data, unwrap
 from skembft.mining._candidates import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 _CHUNK = 50_000  # documents of a corpus that are encoded and compared at a time
 
@@ -30,6 +32,7 @@ def mine_hard_negatives(
     corpus: Data = None,
     n_negatives: int = N_NEGATIVES,
     relative_margin: float = RELATIVE_MARGIN,
+    exclude_self: OwnDocuments = False,
 ) -> list[dict[Item, float]]:
     """Find the documents most similar to every query that do not answer it.
 
@@ -39,7 +42,7 @@ def mine_hard_negatives(
 
     Parameters
     ----------
-    encoder : str, encoder or fitted finetuner
+    encoder : str, encoder, fitted finetuner, Pipeline or fitted search
         Whose index is searched; a str means ``SentenceEncoder(encoder)``.
     X, y : same forms as in ``fit``
         Queries and their relevant documents; see the guide on data forms.
@@ -51,6 +54,9 @@ def mine_hard_negatives(
     relative_margin : float, default=0.05
         Candidates that score above ``(1 - relative_margin)`` times the best relevant
         document are left out. 0 leaves out only those above it.
+    exclude_self : bool or dict of {query: document}, default=False
+        Which document a query is itself, where only ids tell
+        (``load_beir(…).own_documents``). It is never mined, nor is the same text or id.
 
     Returns
     -------
@@ -80,7 +86,7 @@ def mine_hard_negatives(
     [{'a': 1.0, 'b': 0.0}]
     """
     _check(n_negatives, relative_margin)
-    encoder = as_encoder(encoder)
+    encoder, X = unwrap(as_encoder(encoder), X)
     kind = item_kind(encoder)
     if kind == "vector":
         raise ValueError(
@@ -94,7 +100,8 @@ def mine_hard_negatives(
             "mine_hard_negatives compares cosines, and this encoder ranks by dot "
             "product (nudge_m): mine with the encoder that it was fitted over."
         )
-    data = read_data(encoder, X, y)
+    own = exclude_self or getattr(encoder, "exclude_self", False)
+    data = read_data(encoder, X, y, own=own)
     queries = np.asarray(encoder.transform(data.queries))
     found = _Best(len(queries), n_negatives)
     ceiling = None
@@ -102,9 +109,9 @@ def mine_hard_negatives(
         vectors = np.asarray(encoder.transform_documents(documents))
         if ceiling is None:  # the first portion holds the relevant documents
             ceiling = best_positive(queries, vectors, data.relevance)
-            hide = data.relevance.hide_positives
+            hide = data.relevance.hide_known
         else:
-            hide = _hide_nothing
+            hide = _known(data, documents, own).hide_known
         indices, scores = mine(
             queries, vectors, hide, ceiling, n_negatives, relative_margin
         )
@@ -123,8 +130,15 @@ def _check(n_negatives: int, relative_margin: float) -> None:
         )
 
 
-def _hide_nothing(scores: Tensor, queries: Ints, first_document: int) -> None:
-    """Documents that y does not name are all candidates."""
+def _known(
+    data: RetrievalData, documents: list[Item], own: OwnDocuments
+) -> JudgedRelevance:
+    """What is known of the queries among documents that y does not name."""
+    place = {document: i for i, document in enumerate(documents)}
+    none = np.empty(0, dtype=np.int64)
+    shape = data.n_queries, len(documents)
+    found = find_own(data.queries, place, own)
+    return JudgedRelevance.from_triples(none, none, none.astype(float), shape, found)
 
 
 def _portions(

@@ -65,8 +65,8 @@ TABLE_CASES = {
     ),
     "polars frame": (pl.DataFrame({"query": ["a"]}), r"missing: \['document'\]"),
     "arrow table": (
-        pa.table({"query": ["a"], "document": ["b"], "score": [1]}),
-        r"not expected: \['score'\]",
+        pa.table({"query": ["a"], "document": ["b"], "rank": [1]}),
+        r"not expected: \['rank'\]",
     ),
     "empty frame": (frame(query=[], document=[]), "X is empty"),
     "empty polars": (pl.DataFrame({"query": [], "document": []}), "X is empty"),

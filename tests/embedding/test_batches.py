@@ -95,8 +95,7 @@ class _Examples:
     def __init__(self, queries, documents, positive):
         self.queries, self.documents = queries, documents
         self.data = type("Data", (), {})()
-        relevance = type("Relevance", (), {"positive": positive})()
-        self.data.relevance = self.data.judged = relevance
+        self.data.judged = type("Relevance", (), {"known": positive})()
 
     def __len__(self):
         return len(self.queries)
