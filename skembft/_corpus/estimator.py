@@ -1,5 +1,6 @@
 """Moving the vectors of documents toward the queries that they answer."""
 
+import warnings
 from numbers import Real
 from typing import Any
 
@@ -12,6 +13,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._corpus.held_out import FEWEST, hold_out_answered
 from skembft._corpus.trainer import (
     CorpusTrainer,
     positions,
@@ -22,6 +24,7 @@ from skembft._data.items import check_items
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import FINETUNER_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
+from skembft._finetuner.validation import hold_out
 from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import ARRAYS, Parts, State
@@ -70,7 +73,10 @@ class CorpusFinetuner(FrozenFinetuner):
     scoring : str, default="ndcg@10"
         Metric of `score` and of validation.
     validation_fraction : float or None, default=0.1
-        Share of the distinct queries held out at random. `X_val` in `fit` wins over it.
+        Share of the distinct queries held out, at random among those whose documents
+        other queries move: only they can tell a gamma. Where fewer than ten can, the
+        vectors stay as they are, with a warning; a given `gamma` is then not
+        validated. `X_val` in `fit` wins over it.
     refit : bool, default=True
         Move documents again by the `gamma` that validation chose, with all queries,
         those of `validation_fraction` included.
@@ -204,21 +210,37 @@ class CorpusFinetuner(FrozenFinetuner):
         self,
         data: RetrievalData,
         held_out: RetrievalData | None,
-        rng: np.random.RandomState,
+        trainer: Any,  # a CorpusTrainer; the base class says any trainer
         trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
-        split = super()._split(data, held_out, rng, trained)
-        if self.gamma is not None or held_out is not None or split is not None:
-            return split
-        if self.validation_fraction is None:
+        fraction = self.validation_fraction
+        if held_out is not None or (fraction is None and self.gamma is not None):
+            return None
+        if fraction is None:
             raise InvalidParameterError(
                 "gamma=None is chosen on held-out queries, and validation_fraction="
                 "None holds none out: pass a gamma, a validation_fraction, or X_val."
             )
-        raise ValueError(
-            "gamma=None is chosen on held-out queries, and a single query that has a "
-            "relevant document cannot be held out: pass a gamma, or X_val."
+        split = hold_out_answered(data, fraction, trainer.rng)
+        if split is not None or self.gamma is not None:
+            return split
+        split = hold_out(data, fraction, trainer.rng)
+        if split is None:
+            raise ValueError(
+                "gamma=None is chosen on held-out queries, and a single query that "
+                "has a relevant document cannot be held out: pass a gamma, or X_val."
+            )
+        warnings.warn(
+            "The vectors of documents stay as they are: which gamma is best is told "
+            "by held-out queries whose documents other queries move, and of the "
+            f"{len(data.answerable)} queries fewer than {FEWEST} can be held out so. "
+            "Pass X_val, with other queries for the documents of X, or a gamma; 0.02 "
+            "is a small one.",
+            UserWarning,
+            stacklevel=4,
         )
+        trainer.gammas = []
+        return split
 
     def _open(
         self,

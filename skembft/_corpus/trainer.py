@@ -75,7 +75,8 @@ class CorpusTrainer(Trainer[EncodedData, float]):
         for step, gamma in enumerate(self.gammas, start=1):
             self.gamma = gamma
             monitor.update(step, 1.0, None, gamma=gamma)
-        monitor.finish()
+        if self.gammas:  # otherwise none could be chosen, which has been told
+            monitor.finish()
         self.gammas = [monitor.best_state]  # of a refit
         self.tasks.end()
         return monitor.best_state

@@ -142,7 +142,7 @@ class BaseFinetuner(
         held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
         self._check_learnable(data)
         trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
-        split = self._split(data, held_out, trainer.rng, trained)
+        split = self._split(data, held_out, trainer, trained)
         tasks = trainer.tasks = EpochTasks(
             self, X, y, trainer.epochs * (1 + self.refit)
         )
@@ -280,13 +280,13 @@ class BaseFinetuner(
         self,
         data: RetrievalData,
         held_out: RetrievalData | None,
-        rng: np.random.RandomState,
+        trainer: Trainer[Any, Any],
         trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        return hold_out(data, self.validation_fraction, rng, trained)
+        return hold_out(data, self.validation_fraction, trainer.rng, trained)
 
     def _fit_encoder(
         self,

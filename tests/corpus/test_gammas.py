@@ -7,6 +7,8 @@ import pytest
 
 import skembft._corpus.gammas as gammas_module
 from skembft import CorpusFinetuner, PrecomputedEncoder
+from skembft._corpus.held_out import hold_out_answered
+from skembft._data.judgements import check_retrieval_data
 from skembft.metrics import RetrievalScorer
 from tests.corpus.toy import METHODS, fixed, nudge_m, nudge_n, quiet, unit
 
@@ -185,15 +187,103 @@ def test_refit_moves_by_the_chosen_gamma_with_all_queries(toy, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_never_worse_than_the_untouched_vectors(toy, method, gamma):
     """Perfect vectors cannot be improved: they are kept, with a warning."""
-    encoder = PrecomputedEncoder((toy.documents, toy.D))
+    names = [f"{d}, {i}" for d in toy.documents for i in range(2)]
+    encoder = PrecomputedEncoder(
+        (names, np.repeat(toy.D, 2, axis=0)), (toy.documents, toy.D)
+    )
     finetuner = CorpusFinetuner(encoder, method=method, gamma=gamma, random_state=0)
     with pytest.warns(
         UserWarning, match="Training did not help.*so that model is kept"
     ):
-        finetuner.fit(toy.documents, toy.documents)
+        finetuner.fit(names, np.repeat(toy.documents, 2))
     assert (finetuner.best_step_, finetuner.best_epoch_, finetuner.gamma_) == (0, 0, 0)
     assert finetuner.moved_documents_ == []
-    assert finetuner.score(toy.documents, toy.documents) == 1.0
+    assert finetuner.score(names, np.repeat(toy.documents, 2)) == 1.0
+
+
+# ---- which queries can tell
+
+
+def problem(seed, *, n, times, bias=0.0, noise=1.0, dim=16):
+    """Of n documents, each asked for so many times, and new queries for all.
+
+    With a bias a document is asked for from one side, where it should go; without,
+    moving it can only harm.
+    """
+    rng = np.random.RandomState(seed)
+    D = rng.normal(size=(n, dim))
+    side = bias * rng.normal(size=(n, dim))
+    who = np.repeat(np.arange(n), times)
+    train, test = (
+        (D + side)[index] + noise * rng.normal(size=(len(index), dim))
+        for index in (who, np.arange(n))
+    )
+    names = [f"q{i}" for i in range(len(train))], [f"t{i}" for i in range(n)]
+    documents = [f"d{i}" for i in range(n)]
+    encoder = PrecomputedEncoder(
+        ([*names[0], *names[1]], np.concatenate([train, test])), (documents, D)
+    )
+    scorer = RetrievalScorer("ndcg@10", corpus=documents)
+    return encoder, names[0], [documents[i] for i in who], names[1], documents, scorer
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_query_a_document_tells_no_gamma(method):
+    """The document of a held-out query never moves: its rivals do, and harm it."""
+    for seed in range(5):
+        encoder, X, y, X_test, documents, scorer = problem(seed, n=300, times=1)
+        finetuner = CorpusFinetuner(encoder, method=method, random_state=seed)
+        with pytest.warns(UserWarning, match="of the 300 queries fewer than 10 can be"):
+            finetuner.fit(X, y, corpus=documents)
+        assert (finetuner.gamma_, finetuner.best_step_, finetuner.n_iter_) == (0, 0, 0)
+        assert finetuner.moved_documents_ == []
+        assert finetuner.base_score_ == finetuner.validation_score_ > 0
+        assert finetuner.history_[0]["ndcg@10"] == finetuner.base_score_
+        before = scorer(encoder, X_test, documents)
+        assert scorer(finetuner, X_test, documents) == before
+
+
+@quiet
+@pytest.mark.parametrize("times", [2, 4, "mixed"])
+def test_a_gamma_is_chosen_by_those_that_can_tell(times):
+    """Isotropic: the vectors stay, nearly. Asked for from one side: they go there."""
+    changes = {0.0: [], 0.8: []}
+    count = times
+    if times == "mixed":  # most documents are asked for once
+        count = np.where(np.arange(300) < 240, 1, 4)
+    for bias, seed in itertools.product(changes, range(5)):
+        encoder, X, y, X_test, documents, scorer = problem(
+            seed, n=300, times=count, bias=bias
+        )
+        finetuner = CorpusFinetuner(encoder, random_state=seed)
+        finetuner.fit(X, y, corpus=documents)
+        before = scorer(encoder, X_test, documents)
+        changes[bias].append(scorer(finetuner, X_test, documents) - before)
+    assert np.mean(changes[0.0]) > -0.01
+    assert np.mean(changes[0.8]) > 0.03
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_held_out_query_has_a_document_that_moves(seed):
+    rng = np.random.RandomState(seed)
+    n, m = rng.randint(20, 200), rng.randint(5, 100)
+    relevant = [[f"d{d}" for d in rng.choice(m, rng.randint(1, 4))] for _ in range(n)]
+    data = check_retrieval_data([f"q{i}" for i in range(n)], relevant, kind="id")
+    split = hold_out_answered(data, rng.choice([0.1, 0.5, 0.9]), rng)
+    if split is None:
+        return
+    train, held_out = split
+    assert sorted([*train, *held_out]) == list(range(n)) and len(held_out) >= 10
+    moved = {d for i in train for d in relevant[i]}
+    assert all(moved.intersection(relevant[i]) for i in held_out)
+
+
+def test_a_given_gamma_is_taken_where_none_can_tell():
+    encoder, X, y, _, documents, _ = problem(0, n=60, times=1)
+    finetuner = CorpusFinetuner(encoder, gamma=0.1, random_state=0)
+    finetuner.fit(X, y, corpus=documents)
+    assert finetuner.gamma_ == 0.1 and len(finetuner.moved_documents_) > 50
+    assert finetuner.validation_score_ is None
 
 
 def test_without_validation_scores_are_none(toy):
