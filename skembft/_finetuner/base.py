@@ -29,7 +29,7 @@ from skembft._finetuner.validation import hold_out, query_keys
 from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
 from skembft._saving.state import Parts, State
-from skembft._utils.estimators import DocLink
+from skembft._utils.estimators import DocLink, PlainParameters
 from skembft._utils.types import Data, Floats, Ints, ItemKind, OwnDocuments, Similarity
 from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
@@ -67,6 +67,7 @@ _TRAINED = "trained_queries"  # in a saved directory
 
 class BaseFinetuner(
     DocLink,
+    PlainParameters,
     PretrainedMixin,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from skembft._utils.estimators import DocLink, tag_text_input
+from skembft._utils.estimators import DocLink, PlainParameters, tag_text_input
 
 
-class BaseEncoder(DocLink, TransformerMixin, BaseEstimator):
+class BaseEncoder(DocLink, PlainParameters, TransformerMixin, BaseEstimator):
     """Subclasses define `transform`, `transform_documents` and `_dimension`.
 
     The dimension is asked by a method, as scikit-learn's HTML representation reads
