@@ -183,7 +183,7 @@ def score_from_disk(args):
 def statistics(args):
     from skembft.inspection._statistics import bootstrap_interval, randomisation_test
 
-    rng = np.random.RandomState(0)
+    rng = np.random.default_rng(0)
     n = 200 if args.quick else 5000
     rows = []
     for n_queries in (50, 200, 1000):
@@ -235,7 +235,7 @@ def differences(rng, n_queries, better):
     """
     odds = [[ODDS], [ODDS * (1 + better)]]
     ranks = rng.geometric(odds, size=(2, n_queries))
-    ranks[1] = np.where(rng.random_sample(n_queries) < AGREE, ranks[0], ranks[1])
+    ranks[1] = np.where(rng.random(n_queries) < AGREE, ranks[0], ranks[1])
     values = np.append(VALUES, 0)[np.minimum(ranks, 11) - 1]
     return values[1] - values[0]
 

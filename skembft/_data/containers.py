@@ -1,5 +1,6 @@
 """Lists, tables and frames of any library, as lists of plain Python objects."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,6 +8,19 @@ import numpy as np
 
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data
+
+# names of columns: ours, Sentence Transformers' and FlagEmbedding's
+_QUERIES = ("query", "anchor")
+_DOCUMENTS = ("document", "positive", "pos")
+_LABELS = ("label", "labels", "score", "scores")
+_NEGATIVE = re.compile(r"negative.*|neg(_?\d+)?", re.DOTALL)
+_COLUMNS = (
+    "A table holds a column of queries ('query' or 'anchor'), one of documents "
+    "('document', 'positive' or 'pos'), perhaps explicit negatives ('negative…', "
+    "'neg', 'neg_1', …) or labels of the pairs ('label', 'labels', 'score' or "
+    "'scores'), and nothing else"
+)
+_LISTS = {list, tuple, np.ndarray}
 
 
 def to_list(values: Data, name: str) -> list[Any]:
@@ -61,27 +75,59 @@ def _is_frame(values: Data) -> bool:
     return columns and not isinstance(values, str)
 
 
+def _column_names(frame: Any) -> list[Any]:
+    return list(getattr(frame, "column_names", None) or frame.columns)
+
+
 def _frame_rows(frame: Any, X: str) -> list[Any]:
     """Rows (query, document, negative, …) of a DataFrame with those columns."""
-    names = getattr(frame, "column_names", None) or list(frame.columns)
-    negatives = sorted(
-        (n for n in names if str(n).startswith("negative")), key=_natural_key
+    names = _column_names(frame)
+    queries, documents, labels = (
+        [n for n in names if n in accepted]
+        for accepted in (_QUERIES, _DOCUMENTS, _LABELS)
     )
-    unknown = [n for n in names if n not in ("query", "document", *negatives)]
-    missing = [n for n in ("query", "document") if n not in names]
-    if missing or unknown:
+    negatives = sorted(
+        (n for n in names if isinstance(n, str) and _NEGATIVE.fullmatch(n)),
+        key=_natural_key,
+    )
+    known = [*queries, *documents, *labels, *negatives]
+    problems = {
+        "missing": [
+            kind[0]
+            for kind, found in ((_QUERIES, queries), (_DOCUMENTS, documents))
+            if not found
+        ],
+        "more than one of a kind": [
+            n for found in (queries, documents, labels) if len(found) > 1 for n in found
+        ],
+        "labels go with pairs, without negatives": labels and negatives,
+        "not expected": [n for n in names if n not in known],
+    }
+    if any(problems.values()):
         raise ValueError(
-            "A table of pairs holds the columns 'query', 'document' and, for explicit "
-            "negatives, 'negative…', and nothing else"
-            + (f"; missing: {missing}" if missing else "")
-            + (f"; not expected: {unknown}" if unknown else "")
+            "; ".join([_COLUMNS, *(f"{p}: {n}" for p, n in problems.items() if n)])
             + f". Rename or select columns, or pass a single column as {X}."
         )
     columns = [
         to_list(frame[name], f"{X}[{name!r}]")
-        for name in ("query", "document", *negatives)
+        for name in (*queries, *documents, *negatives)
     ]
     return list(zip(*columns, strict=True))
+
+
+def labels_of(X: Data, y: Data, name: str = "X") -> tuple[Data, str]:
+    """Return y and its name for messages, of a DataFrame with labels that column."""
+    name_of_y = "y" + name.removeprefix("X")
+    names = _column_names(X) if _is_frame(X) else []
+    column = next((n for n in names if n in _LABELS), None)
+    if column is None:
+        return y, name_of_y
+    if y is not None:
+        raise ValueError(
+            f"{name} has a column {column!r}, the labels of its pairs, and {name_of_y} "
+            "is passed too: leave one of them out."
+        )
+    return X[column], f"{name}[{column!r}]"
 
 
 def _natural_key(name: object) -> tuple[int, str]:
@@ -119,4 +165,12 @@ def _check_table(rows: list[Any], name: str) -> None:
             raise ValueError(
                 f"{name}[{i}] has {len(row)} items, but {name}[0] has {width}: all "
                 "rows of a table have the same width."
+            )
+        if not _LISTS.isdisjoint(map(type, row)):
+            at, cell = next((j, c) for j, c in enumerate(row) if type(c) in _LISTS)
+            raise TypeError(
+                f"{name}[{i}][{at}] must be a single item, got {shorten(cell)}: a cell "
+                "of a table holds one document. Pass the queries as X, and as y lists "
+                "of documents, or {document: grade} dicts where 0 is a negative "
+                "(skembft.datasets.load_flag_embedding reads FlagEmbedding's files so)."
             )

@@ -55,7 +55,8 @@ def load_docstrings(*, return_X_y: bool = False) -> Any:
         `queries` (list of str, the summaries, each in one line), `relevant` (list of
         str, the document of each query), `corpus` (list of str, the same documents),
         `query_ids` and `corpus_ids` (lists of str, the full names of the functions
-        and classes, sorted), `DESCR` (str).
+        and classes, sorted), `own_documents` ({}: no query is a document itself),
+        `DESCR` (str).
     (queries, relevant) : tuple of two lists
         If `return_X_y` is True.
 
@@ -85,7 +86,7 @@ def load_docstrings(*, return_X_y: bool = False) -> Any:
     )
     descr = f"Summaries and docstrings of {versions}: {len(rows)} pairs."
     return data_bunch(
-        queries, documents, list(documents), names, list(names), descr, return_X_y
+        queries, documents, list(documents), names, list(names), {}, descr, return_X_y
     )
 
 

@@ -1,7 +1,7 @@
 """Read and write the JSON files of LlamaIndex's EmbeddingQAFinetuneDataset."""
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -9,16 +9,21 @@ from typing import Any, Literal, overload
 from skembft._utils import types
 from skembft._utils.atomic import write_json
 from skembft._utils.types import Data
-from skembft.datasets._bunch import data_bunch
+from skembft.datasets._bunch import data_bunch, own_documents
+from skembft.datasets._known import Judgement, known_judgements
 
 
 @overload
 def load_qa_dataset(
-    path: types.Path, *, return_X_y: Literal[True]
+    path: types.Path, *, strict: bool = False, return_X_y: Literal[True]
 ) -> tuple[list[str], list[list[str]]]: ...
 @overload
-def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any: ...
-def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
+def load_qa_dataset(
+    path: types.Path, *, strict: bool = False, return_X_y: bool = False
+) -> Any: ...
+def load_qa_dataset(
+    path: types.Path, *, strict: bool = False, return_X_y: bool = False
+) -> Any:
     """Load a data set that LlamaIndex's ``EmbeddingQAFinetuneDataset`` saved.
 
     Parameters
@@ -26,6 +31,9 @@ def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
     path : str or path-like
         A JSON file: ``{"queries": {id: text}, "corpus": {id: text},
         "relevant_docs": {query id: [document id, ...]}, "mode": "text"}``.
+    strict : bool, default=False
+        Refuse a `relevant_docs` that names queries or documents which the file lacks.
+        By default they are left out with a warning.
     return_X_y : bool, default=False
         Return ``(queries, relevant)`` instead of a Bunch.
 
@@ -34,8 +42,10 @@ def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
     data : :class:`~sklearn.utils.Bunch`
         `queries` (list of str, those that have relevant documents), `relevant` (list
         of lists of str, most relevant first), `corpus` (list of str), `query_ids`
-        and `corpus_ids` (lists of str, parallel to `queries` and `corpus`), `DESCR`
-        (str). Everything is in the order of the file.
+        and `corpus_ids` (lists of str, parallel to `queries` and `corpus`),
+        `own_documents` (dict of {query: document}, of the queries whose id is the id
+        of a document: they are documents themselves), `DESCR` (str). Everything is in
+        the order of the file.
     (queries, relevant) : tuple of two lists
         If `return_X_y` is True.
 
@@ -44,7 +54,14 @@ def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the file has another structure, or names an unknown query or document.
+        If the file has another structure, or no query is left with a document; with
+        `strict` if it names an unknown query or document.
+
+    Warns
+    -----
+    UserWarning
+        Where `relevant_docs` names unknown documents or queries. They are left out,
+        and so are the queries that have no other; the warning counts and names both.
 
     See Also
     --------
@@ -75,24 +92,22 @@ def load_qa_dataset(path: types.Path, *, return_X_y: bool = False) -> Any:
     queries = _read_mapping(path, content, "queries", str)
     documents = _read_mapping(path, content, "corpus", str)
     relevant_ids = _read_mapping(path, content, "relevant_docs", list)
-    for query_id, document_ids in relevant_ids.items():
-        if query_id not in queries:
-            raise ValueError(
-                f"{path}: relevant_docs names the query {query_id!r}, not in queries."
-            )
-        for document_id in document_ids:
-            if not isinstance(document_id, str) or document_id not in documents:
-                raise ValueError(
-                    f"{path}: relevant_docs[{query_id!r}] names the document "
-                    f"{document_id!r}, not in corpus."
-                )
-    query_ids = [query_id for query_id in queries if relevant_ids.get(query_id)]
+    judged = known_judgements(
+        _judgements(path, relevant_ids),
+        queries,
+        documents,
+        path=path,
+        sources=("queries", "corpus"),
+        strict=strict,
+    )
+    query_ids = [query_id for query_id in queries if query_id in judged]
     return data_bunch(
         [queries[query_id] for query_id in query_ids],
-        [[documents[i] for i in relevant_ids[query_id]] for query_id in query_ids],
+        [[documents[i] for i, _ in judged[query_id]] for query_id in query_ids],
         list(documents.values()),
         query_ids,
         list(documents),
+        own_documents(query_ids, queries, documents),
         f"{path.name}: {len(query_ids)} judged queries, {len(documents)} documents.",
         return_X_y,
     )
@@ -183,6 +198,17 @@ def _read_mapping(
                 f"got {value!r:.80}."
             )
     return mapping
+
+
+def _judgements(path: Path, relevant_ids: dict[str, list[Any]]) -> Iterator[Judgement]:
+    for query_id, document_ids in relevant_ids.items():
+        where = f"{path}: relevant_docs[{query_id!r}]"
+        for document_id in document_ids:
+            if not isinstance(document_id, str):
+                raise ValueError(
+                    f"{where} holds {document_id!r:.80}; ids of documents are strings."
+                )
+            yield where, query_id, document_id, 1
 
 
 def _check_list(name: str, values: Data) -> list[Any]:

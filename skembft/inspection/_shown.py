@@ -1,12 +1,15 @@
 """A comparison to read: as text, and as HTML in a notebook."""
 
 import html
+import math
 from typing import Protocol
 
 from skembft._utils.messages import shorten
 from skembft._utils.types import Items
 from skembft.inspection._query_change import Graded, QueryChange, Shown
 from skembft.inspection._statistics import ComparedMetric
+
+_NO_INTERVAL = "–: no interval, which takes queries that gain different amounts"
 
 
 class Comparison(Protocol):
@@ -33,6 +36,7 @@ def as_text(comparison: Comparison) -> str:
         )
         for row in table
     ]
+    lines += [_NO_INTERVAL] if _lacks_intervals(comparison) else []
     return "\n".join([f"RetrievalComparison: {_heading(comparison)}", *lines])
 
 
@@ -52,14 +56,25 @@ def as_html(comparison: Comparison) -> str:
             ("Queries that lost most", comparison.worst()),
         )
     )
+    note = f"<p>{_NO_INTERVAL}</p>" if _lacks_intervals(comparison) else ""
     return (
         f"<div><p>{html.escape(_heading(comparison))}</p><table><thead><tr>{head}</tr>"
-        f"</thead><tbody>{body}</tbody></table>{changes}</div>"
+        f"</thead><tbody>{body}</tbody></table>{note}{changes}</div>"
     )
 
 
 def _heading(comparison: Comparison) -> str:
     return f"{len(comparison.queries)} queries, {comparison.n_documents} documents"
+
+
+def _interval(row: ComparedMetric) -> str:
+    if math.isnan(row["low"]):
+        return "–"
+    return f"{row['low']:+.4f} … {row['high']:+.4f}"
+
+
+def _lacks_intervals(comparison: Comparison) -> bool:
+    return any(math.isnan(row["low"]) for row in comparison.rows)
 
 
 def _columns(comparison: Comparison) -> list[str]:
@@ -74,7 +89,7 @@ def _cells(comparison: Comparison) -> list[list[str]]:
             f"{row['before']:.4f}",
             f"{row['after']:.4f}",
             f"{row['difference']:+.4f}",
-            f"{row['low']:+.4f} … {row['high']:+.4f}",
+            _interval(row),
             f"{row['p_value']:.4f}",
             str(row["helped"]),
             str(row["hurt"]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
+from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils._param_validation import Interval, validate_params
 
@@ -13,7 +14,7 @@ from skembft._data.items import check_items
 from skembft._data.judgements import check_retrieval_data
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
-from skembft._utils.types import Data, Item
+from skembft._utils.types import Data, Floats, Ints, Item
 
 _BLOCK = 2**22  # elements of the largest matrix of similarities: memory is set by this
 _EXAMPLES = 3  # of each kind that a report shows
@@ -238,13 +239,22 @@ def _near_duplicates(
         analyzer="char_wb", ngram_range=(3, 3), lowercase=False
     )
     vectors = vectorizer.fit_transform(plain_queries + plain_others)
-    ours, theirs = vectors[: len(queries)], vectors[len(queries) :].T.tocsr()
+    ours, theirs = vectors[: len(queries)], vectors[len(queries) :]
+    least = max(similarity - 1e-9, 0.0)
+    rarest, needed = _rarest_parts(theirs, least, vectors.getnnz(axis=0))
     found = []
     step = max(1, _BLOCK // len(others))
     for start in range(0, len(queries), step):
-        cosines = (ours[start : start + step] @ theirs).tocoo()
-        near = np.flatnonzero(cosines.data >= similarity - 1e-9)
-        row, column, value = cosines.row[near], cosines.col[near], cosines.data[near]
+        block = ours[start : start + step]
+        partial = (block @ rarest).tocoo()
+        possible = partial.data >= needed[partial.col]
+        rows, columns = (
+            np.unique(places[possible]) for places in (partial.row, partial.col)
+        )
+        cosines = (block[rows] @ theirs[columns].T).tocoo()
+        near = np.flatnonzero(cosines.data >= least)
+        row, column = rows[cosines.row[near]], columns[cosines.col[near]]
+        value = cosines.data[near]
         order = np.lexsort((column, -value, row))
         _, first = np.unique(row[order], return_index=True)
         found += [
@@ -252,6 +262,38 @@ def _near_duplicates(
             for i in order[first]
         ]
     return sorted(found, key=lambda pair: -pair[2])
+
+
+def _rarest_parts(
+    vectors: sparse.csr_matrix, least: float, frequencies: Ints
+) -> tuple[sparse.csr_matrix, Floats]:
+    """The rarest trigrams of unit vectors, and their share of a cosine of at least so.
+
+    Prefix filtering (Bayardo et al. 2007): let y = r + c, with the commonest trigrams
+    in c as long as |c| < 0.75 least. A unit vector x has x·y <= x·r + |c| |x'|,
+    where x' is x without the trigrams of r, so that |x'|² <= 1 - (x·r / |r|)². With
+    x·r / |r| = sin a and |r| = sin b that is cos(a - b), so that x·y >= least only
+    where a >= b - arccos(least). Few pairs of texts have such an x·r, and it costs
+    little, as few texts share their rarest trigrams.
+
+    Returns
+    -------
+    rarest : csr_matrix of shape (n_trigrams, n_vectors)
+        The r as columns.
+    needed : ndarray of shape (n_vectors,)
+        What x·r must be at least.
+    """
+    rows = np.repeat(np.arange(vectors.shape[0]), np.diff(vectors.indptr))
+    order = np.lexsort((-frequencies[vectors.indices], rows))  # the commonest first
+    energy = np.append(0, np.cumsum(vectors.data[order] ** 2))
+    is_rare = np.empty(vectors.nnz, dtype=bool)
+    is_rare[order] = energy[1:] - energy[vectors.indptr[rows]] >= (0.75 * least) ** 2
+    rarest = vectors.copy()
+    rarest.data[~is_rare] = 0
+    rarest.eliminate_zeros()
+    length = np.sqrt(np.minimum(rarest.power(2).sum(axis=1).A1, 1.0))
+    needed = length * np.sin(np.arcsin(length) - np.arccos(least))
+    return rarest.T.tocsr(), needed - 1e-9  # for rounding
 
 
 def _plain_texts(items: Iterable[Item]) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 """Containers of all libraries give what lists give."""
 
+import datasets
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -7,8 +8,18 @@ import pyarrow as pa
 import pytest
 from sklearn.model_selection import GridSearchCV
 
+from skembft.datasets import describe
 from skembft.metrics import RetrievalScorer
-from tests.data.forms import ADAPTER_LOSSES, FORMS, adapter, fitted_vectors, model
+from skembft.mining import mine_hard_negatives
+from skembft.model_selection import document_groups, train_test_split
+from tests.data.forms import (
+    ADAPTER_LOSSES,
+    FORMS,
+    MODEL_LOSSES,
+    adapter,
+    fitted_vectors,
+    model,
+)
 
 
 def odd_index(values):
@@ -173,6 +184,171 @@ def test_whole_model_on_containers(static_model, texts, container):
     np.testing.assert_array_equal(found.transform(table), expected)
     make = COLUMNS[container]
     np.testing.assert_array_equal(found.transform(make([x[0] for x in X])), expected)
+
+
+# the names of columns
+
+FRAMES = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "pyarrow": pa.table,
+    "record batch": pa.RecordBatch.from_pydict,
+    "datasets": datasets.Dataset.from_dict,
+}
+NAMES = [
+    ("query", "document", "negative", "negative_2"),
+    ("anchor", "positive", "negative_1", "negative_2"),
+    ("query", "positive", "negative", "negative_10"),
+    ("query", "pos", "neg", "neg_1"),
+    ("anchor", "document", "neg2", "neg10"),
+    ("anchor", "pos", "negative", "neg_3"),
+]
+
+
+def named(rows, names, order=1):
+    """Columns of rows with these names, from left to right or from right to left."""
+    columns = zip(names, map(list, zip(*rows, strict=True)), strict=True)
+    return dict(list(columns)[::order])
+
+
+@pytest.mark.parametrize("container", FRAMES)
+@pytest.mark.parametrize("names", NAMES, ids="-".join)
+def test_names_of_columns(static_model, texts, container, names):
+    X, _ = FORMS["wide_table"](*texts)
+    expected = fitted_vectors(adapter(static_model, loss="triplet"), X)
+    for order in (1, -1):
+        frame = FRAMES[container](named(X, names, order))
+        found = adapter(static_model, loss="triplet").fit(frame)
+        np.testing.assert_array_equal(found.transform(frame), expected)
+        assert found.score(frame) == found.score(X)
+
+
+@pytest.mark.parametrize("container", FRAMES)
+@pytest.mark.parametrize("name", ["label", "labels", "score", "scores"])
+def test_columns_of_labels(static_model, texts, container, name):
+    rows, labels = FORMS["similarity_table"](*texts)
+    X, y = rows[::-1], labels[::-1]
+    names = ("anchor", "positive", name)
+    cells = [(*row, label) for row, label in zip(X, y, strict=True)]
+    frame = FRAMES[container](named(cells, names, -1))
+    for loss in ADAPTER_LOSSES:
+        expected = adapter(static_model, loss=loss).fit(X, y)
+        found = adapter(static_model, loss=loss).fit(frame)
+        np.testing.assert_array_equal(found.transform(frame), expected.transform(X))
+        assert found.score(frame) == expected.score(X, y)
+
+
+def labelled_frame(texts, make=pd.DataFrame):
+    X, y = FORMS["labelled_table"](*texts)
+    cells = [(*row, label) for row, label in zip(X, y, strict=True)]
+    return X, y, make(named(cells, ("query", "document", "label")))
+
+
+@pytest.mark.parametrize("loss", MODEL_LOSSES)
+def test_whole_model_on_a_column_of_labels(static_model, texts, loss):
+    X, y, frame = labelled_frame(texts)
+    expected = model(static_model, loss=loss).fit(X, y).transform(X)
+    found = model(static_model, loss=loss).fit(frame).transform(frame)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_columns_of_labels_wherever_data_are_read(static_model, texts, make):
+    X, y, frame = labelled_frame(texts, make)
+    validated = {"epochs": 2, "validation_fraction": 0.3}
+    expected = adapter(static_model, **validated).fit(X, y)
+    found = adapter(static_model, **validated).fit(frame)
+    assert found.history_ == expected.history_
+    expected = adapter(static_model).fit(X, y, X_val=X, y_val=y)
+    found = adapter(static_model).fit(frame, X_val=frame)
+    assert found.history_ == expected.history_
+    scorer = RetrievalScorer("ndcg@3")
+    assert scorer(expected, frame) == scorer(expected, X, y)
+    search = GridSearchCV(adapter(static_model), {"epochs": [1, 2]}, cv=3)
+    scores = search.fit(X, y).cv_results_["mean_test_score"]
+    found = search.set_params(error_score="raise").fit(frame)
+    np.testing.assert_array_equal(found.cv_results_["mean_test_score"], scores)
+    assert describe(frame) == describe(X, y)
+    assert describe(frame).n_judged_negatives == len(y) / 2
+    groups = document_groups(y, X)
+    np.testing.assert_array_equal(document_groups(None, frame), groups)
+    mined = mine_hard_negatives(expected, X, y)
+    assert mine_hard_negatives(expected, frame) == mined
+    train, test = train_test_split(frame, random_state=0)
+    assert describe(train).n_judged_negatives == describe(train).n_rows / 2
+    assert len(train) + len(test) == len(y)
+
+
+COLUMN_ERRORS = {
+    "other": (["query", "document", "id", "url"], r"not expected: \['id', 'url'\]"),
+    "neg_scores": (["query", "pos", "neg_scores"], r"not expected: \['neg_scores'\]"),
+    "neglected": (["query", "pos", "neglected"], r"not expected: \['neglected'\]"),
+    "case": (["Query", "document"], r"missing: \['query'\]; not expected: \['Query'\]"),
+    "none": (["question", "answer"], r"missing: \['query', 'document'\]; not expected"),
+    "queries": (["query", "anchor", "pos"], r"one of a kind: \['query', 'anchor'\]"),
+    "documents": (["query", "pos", "document"], r"of a kind: \['pos', 'document'\]"),
+    "labels": (["query", "pos", "label", "score"], r"a kind: \['label', 'score'\]"),
+    "label and negative": (
+        ["query", "pos", "neg", "negative_2", "label"],
+        r"labels go with pairs, without negatives: \['neg', 'negative_2'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COLUMN_ERRORS)
+@pytest.mark.parametrize("container", FRAMES)
+def test_columns_that_are_refused(static_model, container, case):
+    names, message = COLUMN_ERRORS[case]
+    frame = FRAMES[container]({name: ["a", "b"] for name in names})
+    table = r"'query' or 'anchor'.*'document', 'positive' or 'pos'.*'label'.*; "
+    message = rf"A table holds .*{table}.*{message}.*Rename or select columns"
+    with pytest.raises(ValueError, match=message):
+        adapter(static_model).fit(frame)
+
+
+def test_labels_twice(static_model, texts):
+    X, y, frame = labelled_frame(texts)
+    message = "X has a column 'label', the labels of its pairs, and y is passed too"
+    with pytest.raises(ValueError, match=message):
+        adapter(static_model).fit(frame, y)
+    with pytest.raises(ValueError, match="X_val has a column 'label'.* and y_val is"):
+        adapter(static_model).fit(X, y, X_val=frame, y_val=y)
+
+
+@pytest.mark.parametrize(
+    "bad, error, message",
+    [
+        ("high", TypeError, "must be a number, got 'high'"),
+        (np.inf, ValueError, "must be finite, got inf"),
+        ([0.5], TypeError, r"must be a number, got \[0\.5\]"),
+    ],
+)
+def test_labels_that_are_refused(static_model, bad, error, message):
+    frame = pd.DataFrame({"query": ["a", "b"], "pos": ["c", "d"], "score": [1, bad]})
+    with pytest.raises(error, match=rf"X\['score'\]\[1\] {message}"):
+        adapter(static_model).fit(frame)
+    rows, y = [("a", "c")], [1]
+    with pytest.raises(error, match=rf"X_val\['score'\]\[1\] {message}"):
+        adapter(static_model).fit(rows, y, X_val=frame)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.array])
+def test_lists_in_a_table_are_refused(static_model, make):
+    message = r"must be a single item, got .*'c'.*\{document: grade\} dicts where 0 is"
+    rows = [("a", "b", "c"), ("a", "b", make(["c", "d"]))]
+    with pytest.raises(TypeError, match=rf"X\[1\]\[2\] {message}"):
+        adapter(static_model).fit(rows)
+    frame = pd.DataFrame(rows, columns=["query", "pos", "neg"])
+    with pytest.raises(TypeError, match=rf"X\[1\]\[2\] {message}"):
+        adapter(static_model).fit(frame)
+
+
+@pytest.mark.parametrize("make", [pl.DataFrame, pa.table, datasets.Dataset.from_dict])
+def test_lists_in_a_column_are_refused(static_model, make):
+    frame = make({"query": ["a", "b"], "pos": [["c"], ["d"]]})
+    with pytest.raises(TypeError, match=r"X\[0\]\[1\] must be a single item, .*'c'"):
+        adapter(static_model).fit(frame)
+    assert adapter(static_model).fit(frame["query"], frame["pos"]).n_iter_ > 0
 
 
 MATRICES = {

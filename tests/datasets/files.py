@@ -8,7 +8,8 @@ REAL_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_real_data = pytest.mark.skipif(
     not REAL_DATA.is_dir(), reason="the real data sets are not here"
 )
-KEYS = {"queries", "relevant", "corpus", "query_ids", "corpus_ids", "DESCR"}
+KEYS = {"queries", "relevant", "corpus", "query_ids", "corpus_ids"}
+KEYS |= {"own_documents", "DESCR"}
 
 
 def write_beir(folder, *, corpus=None, queries=None, qrels=None):

@@ -106,8 +106,6 @@ def test_beir_not_utf8(tmp_path):
         ("q1\td1\t1\t1", "must be query id, document id and integer grade"),
         ("q1\td1\thigh", "must be query id, document id and integer grade.*high"),
         ("q1\td1\t0.5", "must be query id, document id and integer grade"),
-        ("q9\td1\t1", r"names the query 'q9', not in queries\.jsonl"),
-        ("q1\td9\t1", r"names the document 'd9', not in corpus\.jsonl"),
     ],
 )
 def test_beir_malformed_judgement(tmp_path, bad, message):
@@ -120,6 +118,110 @@ def test_beir_no_header(tmp_path):
     write_beir(tmp_path, qrels=["q1\td1\t1", "q3\td1\t1"])
     with pytest.raises(ValueError, match=r"test\.tsv, line 1 must be a header"):
         load_beir(tmp_path)
+
+
+# judgements of what the files lack
+
+HEADER = "query-id\tcorpus-id\tscore"
+
+
+def test_beir_leaves_unknown_ids_out_with_one_warning(tmp_path):
+    known = load_beir(write_beir(tmp_path))
+    qrels = (tmp_path / "qrels" / "test.tsv").read_text().split("\n")
+    more = [f"q3\tx{i}\t1" for i in range(4)] + ["y1\td1\t1", "y2\tx1\t0"]
+    write_beir(tmp_path, qrels=qrels + more)
+    with pytest.warns(UserWarning) as caught:
+        data = load_beir(tmp_path)
+    assert data == known
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert str(warning.message) == (
+        f"{tmp_path / 'qrels' / 'test.tsv'}: 6 of 11 judgements are left out; "
+        "documents not in corpus.jsonl: 4 ('x0', 'x1', 'x2', …); queries not in "
+        "queries.jsonl: 2 ('y1', 'y2'). strict=True refuses such judgements."
+    )
+
+
+@pytest.mark.parametrize("remaining", [[], ["q3\td2\t0"], ["q3\td2\t-1"]])
+@pytest.mark.parametrize("grade", [1, 0])
+def test_beir_leaves_out_a_query_that_loses_what_is_relevant(
+    tmp_path, remaining, grade
+):
+    qrels = [HEADER, "q1\td2\t1", f"q3\tx1\t{grade}", *remaining]
+    write_beir(tmp_path, qrels=qrels)
+    with pytest.warns(UserWarning, match=r"document, so left out too: 1 \('q3'\)\."):
+        data = load_beir(tmp_path)
+    assert data.query_ids == ["q1"]
+    assert data.relevant == [{"Pears are green": 1}]
+    assert len(data.corpus) == 5
+    with pytest.warns(UserWarning):
+        assert load_beir(tmp_path, return_X_y=True) == (data.queries, data.relevant)
+
+
+@pytest.mark.filterwarnings("error")
+def test_beir_query_with_nothing_relevant_that_lost_nothing_stays(tmp_path):
+    write_beir(tmp_path, qrels=[HEADER, "q1\td2\t1", "q3\td2\t0"])
+    assert load_beir(tmp_path).query_ids == ["q1", "q3"]
+
+
+def test_beir_with_nothing_left(tmp_path):
+    write_beir(tmp_path, qrels=[HEADER, "q1\tx1\t1", "y1\td1\t1"])
+    with pytest.raises(ValueError, match=r"test\.tsv: 2 of 2 .*No query is left: are"):
+        load_beir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ("q9\td1\t1", r"names the query 'q9', not in queries\.jsonl"),
+        ("q1\td9\t1", r"names the document 'd9', not in corpus\.jsonl"),
+        ("q1\td9\t0", r"names the document 'd9', not in corpus\.jsonl"),
+    ],
+)
+def test_beir_strict(tmp_path, bad, message):
+    write_beir(tmp_path, qrels=[HEADER, "q1\td1\t1", bad])
+    with pytest.raises(ValueError, match=rf"test\.tsv, line 3 {message}"):
+        load_beir(tmp_path, strict=True)
+
+
+# queries that are documents
+
+
+def test_beir_as_arguana_is(tmp_path):
+    """Titles tell documents from queries, ids do not; one judged document is gone."""
+    write_beir(
+        tmp_path,
+        corpus=[
+            f'{{"_id": "{i}", "title": "Zoos", "text": "{text}"}}'
+            for i, text in [("a", "pro"), ("b", "con"), ("c", "so-so")]
+        ],
+        queries=[
+            '{"_id": "c", "text": "so-so"}',
+            '{"_id": "a", "text": "pro"}',
+            '{"_id": "b", "text": "con"}',
+            '{"_id": "e", "text": "no document"}',
+        ],
+        qrels=[HEADER, "a\tb\t1", "b\tgone\t1", "c\ta\t1", "e\ta\t1"],
+    )
+    with pytest.warns(UserWarning, match="1 of 4 judgements"):
+        data = load_beir(tmp_path)
+    assert data.query_ids == ["c", "a", "e"]
+    assert data.own_documents == {"so-so": "Zoos so-so", "pro": "Zoos pro"}
+    assert list(data.own_documents) == data.queries[:2]
+    assert set(data.own_documents.values()) <= set(data.corpus)
+
+
+def test_beir_own_document_of_a_repeated_text_is_the_first(tmp_path):
+    write_beir(
+        tmp_path,
+        queries=[f'{{"_id": "d{i}", "text": "pear"}}' for i in (9, 2, 5)],
+        qrels=[HEADER, "d9\td1\t1", "d2\td1\t1", "d5\td1\t1"],
+    )
+    assert load_beir(tmp_path).own_documents == {"pear": "Pears are green"}
+
+
+def test_beir_without_own_documents(tmp_path):
+    assert load_beir(write_beir(tmp_path)).own_documents == {}
 
 
 # real data

@@ -23,7 +23,8 @@ def test_docstrings_form(docstrings):
     n = len(docstrings.queries)
     assert 2500 <= n <= 3300
     assert set(docstrings) == KEYS
-    for key in KEYS - {"DESCR"}:
+    assert docstrings.own_documents == {}
+    for key in KEYS - {"own_documents", "DESCR"}:
         assert len(docstrings[key]) == n
         assert all(type(text) is str for text in docstrings[key])
     assert docstrings.query_ids == sorted(set(docstrings.query_ids))

@@ -54,14 +54,10 @@ def test_qa_return_X_y_and_str_path(tmp_path):
             r"relevant_docs\['a'\] must be a list, got 'x'",
         ),
         (
-            {"relevant_docs": {"e": ["x"]}},
-            "names the query 'e', not in queries",
+            {"relevant_docs": {"a": ["x", ["y"]]}},
+            r"relevant_docs\['a'\] holds \['y'\]; ids of documents are strings",
         ),
-        (
-            {"relevant_docs": {"a": ["x", "w"]}},
-            r"relevant_docs\['a'\] names the document 'w', not in corpus",
-        ),
-        ({"relevant_docs": {"a": [["x"]]}}, r"names the document \['x'\]"),
+        ({"relevant_docs": {"a": [1]}}, r"relevant_docs\['a'\] holds 1; ids of"),
         ({"mode": "image"}, "the mode is 'image'; only 'text' is known"),
     ],
 )
@@ -69,6 +65,51 @@ def test_qa_wrong_content(tmp_path, change, message):
     path = write_json(tmp_path, QA | change)
     with pytest.raises(ValueError, match=rf"data\.json: .*{message}"):
         load_qa_dataset(path)
+
+
+def test_qa_leaves_unknown_ids_out_with_one_warning(tmp_path):
+    judged = {"b": ["y", "w", "x"], "a": ["x"], "c": [], "d": ["w", "v"], "e": ["x"]}
+    path = write_json(tmp_path, QA | {"relevant_docs": judged})
+    with pytest.warns(UserWarning) as caught:
+        data = load_qa_dataset(path)
+    assert data == load_qa_dataset(write_json(tmp_path, QA))
+    (warning,) = caught
+    assert warning.filename == __file__
+    assert str(warning.message) == (
+        f"{path}: 4 of 7 judgements are left out; documents not in corpus: 2 ('w', "
+        "'v'); queries not in queries: 1 ('e'); queries left without a relevant "
+        "document, so left out too: 1 ('d'). strict=True refuses such judgements."
+    )
+
+
+def test_qa_with_nothing_left(tmp_path):
+    path = write_json(tmp_path, QA | {"relevant_docs": {"a": ["w"], "e": ["x"]}})
+    with pytest.raises(ValueError, match=r"data\.json: 2 of 2 .*No query is left: are"):
+        load_qa_dataset(path)
+
+
+@pytest.mark.parametrize(
+    "judged, message",
+    [
+        ({"e": ["x"]}, r"\['e'\] names the query 'e', not in queries\."),
+        ({"a": ["x", "w"]}, r"\['a'\] names the document 'w', not in corpus\."),
+    ],
+)
+def test_qa_strict(tmp_path, judged, message):
+    path = write_json(tmp_path, QA | {"relevant_docs": judged})
+    with pytest.raises(ValueError, match=rf"data\.json: relevant_docs{message}"):
+        load_qa_dataset(path, strict=True)
+    assert load_qa_dataset(write_json(tmp_path, QA), strict=True).query_ids == [
+        "a",
+        "b",
+    ]
+
+
+def test_qa_own_documents(tmp_path):
+    assert load_qa_dataset(write_json(tmp_path, QA)).own_documents == {}
+    corpus = QA["corpus"] | {"b": "Title: second", "d": "never judged"}
+    data = load_qa_dataset(write_json(tmp_path, QA | {"corpus": corpus}))
+    assert data.own_documents == {"second": "Title: second"}
 
 
 @pytest.mark.parametrize("key", ["queries", "corpus", "relevant_docs"])
