@@ -41,16 +41,22 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """The built pages by their path, such as "reference/skembft.html"."""
+    """The built pages by their path, such as "reference/skembft.html".
+
+    Files to be downloaded are pages without anything on them.
+    """
     for needed in ("furo", "myst_parser", "numpydoc", "sphinx"):
         pytest.importorskip(needed)
     out = tmp_path_factory.mktemp("docs") / "html"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html"]
     built = subprocess.run([*command, DOCS, out], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
+    files = [*out.rglob("*.html"), *out.glob("_downloads/**/*.py")]
     return {
-        path.relative_to(out).as_posix(): Page(path.read_text("utf-8"))
-        for path in out.rglob("*.html")
+        path.relative_to(out).as_posix(): Page(
+            path.read_text("utf-8") if path.suffix == ".html" else ""
+        )
+        for path in files
     }
 
 
@@ -82,7 +88,7 @@ def test_every_public_name_has_an_entry(site, name):
     assert f"{entry}#{name}" in site["api.html"].links
 
 
-@pytest.mark.parametrize("name", [n for n in skembft.__all__ if n[0] != "_"])
+@pytest.mark.parametrize("name", [n for n in skembft.__all__ if n[0].isupper()])
 def test_documentation_link_of_an_estimator(site, name):
     link = urlsplit(getattr(skembft, name)()._get_doc_link())
     assert Path(link.path).name == "api.html"
