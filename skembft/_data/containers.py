@@ -15,10 +15,9 @@ _DOCUMENTS = ("document", "positive", "pos")
 _LABELS = ("label", "labels", "score", "scores")
 _NEGATIVE = re.compile(r"negative.*|neg(_?\d+)?", re.DOTALL)
 _COLUMNS = (
-    "A table holds a column of queries ('query' or 'anchor'), one of documents "
-    "('document', 'positive' or 'pos'), perhaps explicit negatives ('negative…', "
-    "'neg', 'neg_1', …) or labels of the pairs ('label', 'labels', 'score' or "
-    "'scores'), and nothing else"
+    f"A table holds one column of queries {_QUERIES}, one of documents {_DOCUMENTS}, "
+    f"perhaps explicit negatives ('negative…', 'neg', 'neg_1', …) or labels {_LABELS}, "
+    "and nothing else"
 )
 _LISTS = {list, tuple, np.ndarray}
 
