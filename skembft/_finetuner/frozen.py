@@ -9,7 +9,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
-from skembft._data.containers import to_list, to_rows
+from skembft._data.containers import labels_of, to_list, to_rows
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.monitor import Monitor
@@ -93,6 +93,8 @@ class FrozenFinetuner(BaseFinetuner):
             return False
         if queries is not None:
             rows = np.flatnonzero(np.isin(data.row_query, queries))
+            if item_kind(self.encoder) != "vector":
+                y, _ = labels_of(X, y)
             X, y = self._select(X, rows, "X"), self._select(y, rows, "y")
         trainer.encoder = clone(self.encoder).fit(X, y, corpus=corpus)
         return True

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from sklearn.model_selection import GridSearchCV
 
+from skembft import AdapterFinetuner
 from skembft.datasets import describe
 from skembft.metrics import RetrievalScorer
 from skembft.mining import mine_hard_negatives
@@ -406,3 +407,16 @@ def test_containers_of_class_labels(vectors, make):
     found = adapter(None).fit(X, make(labels))
     np.testing.assert_array_equal(found.transform(X), expected.transform(X))
     assert found.score(X, make(labels)) == expected.score(X, labels)
+
+
+@pytest.mark.filterwarnings("ignore:Training did not help")
+def test_labels_of_a_column_reach_a_finetuner_inside_of_another(static_model, texts):
+    """It is fitted on the rows that validation leaves, and they keep their labels."""
+    X, y, frame = labelled_frame(texts)
+
+    def nested():
+        options = {"loss": "cosine_similarity", "random_state": 0, "epochs": 5}
+        inner = AdapterFinetuner(static_model, learning_rate=0.05, **options)
+        return AdapterFinetuner(inner, validation_fraction=0.3, **options)
+
+    assert nested().fit(frame).history_ == nested().fit(X, y).history_
