@@ -166,6 +166,17 @@ def leakage_report(
     --------
     train_test_split : A split without shared documents and duplicate queries.
 
+    Notes
+    -----
+    Near-duplicates are found without exception, and without comparing all pairs of
+    queries: only those whose rarest trigrams agree can be similar enough [1]_. The
+    higher `similarity`, the fewer these are, and the less time it takes.
+
+    References
+    ----------
+    .. [1] R. Bayardo, Y. Ma, R. Srikant, "Scaling Up All Pairs Similarity Search",
+       WWW 2007.
+
     Examples
     --------
     >>> from skembft.model_selection import leakage_report
@@ -267,7 +278,7 @@ def _near_duplicates(
 def _rarest_parts(
     vectors: sparse.csr_matrix, least: float, frequencies: Ints
 ) -> tuple[sparse.csr_matrix, Floats]:
-    """The rarest trigrams of unit vectors, and their share of a cosine of at least so.
+    """The rarest trigrams of unit vectors, and the least that cosines owe to them.
 
     Prefix filtering (Bayardo et al. 2007): let y = r + c, with the commonest trigrams
     in c as long as |c| < 0.75 least. A unit vector x has x·y <= x·r + |c| |x'|,
@@ -291,7 +302,8 @@ def _rarest_parts(
     rarest = vectors.copy()
     rarest.data[~is_rare] = 0
     rarest.eliminate_zeros()
-    length = np.sqrt(np.minimum(rarest.power(2).sum(axis=1).A1, 1.0))
+    squares = np.asarray(rarest.power(2).sum(axis=1)).ravel()
+    length = np.sqrt(np.minimum(squares, 1.0))
     needed = length * np.sin(np.arcsin(length) - np.arccos(least))
     return rarest.T.tocsr(), needed - 1e-9  # for rounding
 

@@ -5,10 +5,12 @@ import re
 import unicodedata
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import model_selection
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from skembft.model_selection import _leakage, leakage_report, train_test_split
 from tests.model_selection.containers import CONTAINERS, TABLES
@@ -174,6 +176,43 @@ def test_near_duplicates_are_those_of_the_definition(train, test, similarity, bl
         assert value == pytest.approx(expected[a, b]) == pytest.approx(best[a])
     values = [value for _, _, value in found]
     assert values == sorted(values, reverse=True) and max(values, default=0) <= 1
+
+
+@pytest.mark.parametrize("similarity", [0.01, 0.2, 0.5, 0.7, 0.85, 0.9, 0.97, 1.0])
+@pytest.mark.parametrize("words", [3, 30, 600])  # of nearly equal and of unlike texts
+def test_no_near_duplicate_is_missed(words, similarity, monkeypatch):
+    """Against all cosines, of texts as near to each other as the threshold."""
+    rng = np.random.default_rng(words)
+    vocabulary = np.array(
+        ["".join(rng.choice(list("abcdefghij"), 5)) for _ in range(words)]
+    )
+    frequency = 1 / np.arange(1, words + 1)
+    train = [
+        " ".join(rng.choice(vocabulary, 9, p=frequency / frequency.sum()))
+        for _ in range(250)
+    ]
+    test = []
+    for text in train[:200]:  # with none to all of its words changed
+        parts = text.split()
+        for place in rng.choice(9, rng.integers(10), replace=False):
+            parts[place] = rng.choice(vocabulary)
+        test.append(" ".join(parts))
+    train, test = list(dict.fromkeys(train)), list(dict.fromkeys(test))
+    others = [text for text in test if text not in set(train)]
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 3))
+    vectors = vectorizer.fit_transform(others + train).toarray()
+    expected = vectors[: len(others)] @ vectors[len(others) :].T
+    monkeypatch.setattr(_leakage, "_BLOCK", 5000)
+    report = leakage_report(
+        train, test, ["d"] * len(train), ["e"] * len(test), similarity=similarity
+    )
+    found = {a: (b, value) for a, b, value in report.near_duplicate_queries}
+    best = expected.max(axis=1)
+    wanted = [a for a, v in zip(others, best, strict=True) if v >= similarity - 1e-9]
+    assert set(found) == set(wanted)
+    for a, (b, value) in found.items():
+        row = expected[others.index(a)]
+        np.testing.assert_allclose([value, row[train.index(b)]], row.max(), atol=1e-9)
 
 
 @pytest.mark.parametrize(
