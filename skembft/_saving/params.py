@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from skembft._saving.registry import finetuners
+from skembft._utils.estimators import plain_value
 from skembft._utils.messages import shorten
 from skembft.encoders._sentence import SentenceEncoder
 
@@ -74,7 +74,7 @@ def plain_parameter(name: str, value: Any) -> tuple[Json, bool]:
 
 def plain(value: Any) -> tuple[Json, bool]:
     """Return (JSON value, True), or (a name for messages, False)."""
-    value = scalar(value)
+    value = plain_value(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value, True
     if isinstance(value, os.PathLike):
@@ -123,10 +123,6 @@ def from_json(content: Content, classes: Mapping[str, type[Any]]) -> Any:
 
 def encoders() -> dict[str, type[Any]]:
     return {"SentenceEncoder": SentenceEncoder}
-
-
-def scalar(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def check(value: object, kinds: type | tuple[type, ...], what: str) -> None:

@@ -24,13 +24,12 @@ from skembft._saving.params import (
     encoders,
     from_json,
     not_restored,
-    scalar,
     to_json,
 )
 from skembft._saving.registry import finetuners
 from skembft._utils import types
 from skembft._utils.atomic import dump_json
-from skembft._utils.estimators import thawed
+from skembft._utils.estimators import plain_value, thawed
 from skembft._utils.messages import shorten
 from skembft._version import __version__
 from skembft.encoders._sentence import SentenceEncoder
@@ -123,7 +122,7 @@ class State:
         """What there is to be known of a finetuner; `export` wrote its modules."""
         params, lost = to_json(finetuner.get_params(deep=False))
         attributes = {
-            name: scalar(getattr(finetuner, name))
+            name: plain_value(getattr(finetuner, name))
             for name in _NUMBERS
             if hasattr(finetuner, name)
         }
@@ -134,7 +133,7 @@ class State:
             "params": params,
             "not_restored": lost,
             "attributes": attributes,
-            "history": [{k: scalar(v) for k, v in e.items()} for e in history],
+            "history": [{k: plain_value(v) for k, v in e.items()} for e in history],
             "history_metric": history.metric,
             "sizes": getattr(finetuner, "_sizes", None),
             "n_base": export and export.n_base,

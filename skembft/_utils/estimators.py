@@ -45,7 +45,7 @@ class PlainParameters:
         super().__setattr__(name, value)
 
 
-def plain_value(value: Any, *, deep: bool) -> Any:
+def plain_value(value: Any, *, deep: bool = False) -> Any:
     """A numpy scalar as a Python object; all else as it is.
 
     With `deep` also what is inside of dicts, lists and tuples, and arrays as lists; a
