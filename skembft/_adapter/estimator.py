@@ -98,11 +98,13 @@ class AdapterFinetuner(FrozenFinetuner):
         Metric of `score` and of validation.
     validation_fraction : float or None, default=0.1
         Share of the distinct queries held out at random, to choose the number of
-        epochs. `X_val` in `fit` wins over it.
+        epochs; less of very many, as validation is not to cost more than training.
+        `X_val` in `fit` wins over it.
     n_iter_no_change : int or None, default=20
         Stop after so many evaluations without gain.
     evaluation_steps : int, default=0
-        Validate every so many steps; 0 means once an epoch.
+        Validate every so many steps; 0 means once an epoch, or once in several
+        where an evaluation costs more than an epoch.
     refit : bool, default=True
         Train again for the number of epochs that validation chose, on all the data,
         those of `validation_fraction` included.
@@ -129,7 +131,8 @@ class AdapterFinetuner(FrozenFinetuner):
         What makes the vectors.
     history_ : list of dict
         An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
-        and the validation metrics; the first is the untouched model at step 0.
+        and the validation metrics, with the "standard_error" of `scoring`; the first is
+        the untouched model at step 0.
         ``history_.plot()`` draws it.
     n_iter_ : int
         Optimizer steps taken, before refitting.

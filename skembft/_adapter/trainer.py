@@ -163,6 +163,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 # of the full schedule, whatever share of it a refit trains
                 planned = settings.epochs * len(batches)
                 warmup = int(planned * settings.warmup_ratio)
+            evaluated = len(batches) if (epoch + 1) % monitor.apart == 0 else None
             self.tasks.begin()
             stop = False
             for place, batch in enumerate(batches[: total - step], start=1):
@@ -171,7 +172,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 losses.append(self._step(compute_loss, batch))
                 step += 1
                 every = settings.evaluation_steps
-                due = step % every == 0 if every else place == len(batches)
+                due = step % every == 0 if every else place == evaluated
                 if due or step == total:
                     at = epoch + place / len(batches)
                     stop = monitor.update(step, at, np.mean(losses))

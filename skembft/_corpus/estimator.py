@@ -102,7 +102,7 @@ class CorpusFinetuner(FrozenFinetuner):
         What makes the vectors.
     history_ : list of dict
         An entry a `gamma` with "step", "epoch", "loss" (None), "gamma" and the metric
-        `scoring`; the first is the untouched model at step 0.
+        `scoring` with its "standard_error"; the first is the untouched model at step 0.
         ``history_.plot()`` draws it.
     n_iter_ : int
         Number of values of `gamma` that were tried.
@@ -211,6 +211,7 @@ class CorpusFinetuner(FrozenFinetuner):
         data: RetrievalData,
         held_out: RetrievalData | None,
         trainer: Any,  # a CorpusTrainer; the base class says any trainer
+        most: int,
         trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
         fraction = self.validation_fraction
@@ -221,10 +222,10 @@ class CorpusFinetuner(FrozenFinetuner):
                 "gamma=None is chosen on held-out queries, and validation_fraction="
                 "None holds none out: pass a gamma, a validation_fraction, or X_val."
             )
-        split = hold_out_answered(data, fraction, trainer.rng)
+        split = hold_out_answered(data, fraction, trainer.rng, most)
         if split is not None or self.gamma is not None:
             return split
-        split = hold_out(data, fraction, trainer.rng)
+        split = hold_out(data, fraction, trainer.rng, most)
         if split is None:
             raise ValueError(
                 "gamma=None is chosen on held-out queries, and a single query that "

@@ -14,7 +14,7 @@ from skembft._corpus.nudge import Moves, weights
 from skembft._data.relevance import JudgedRelevance
 from skembft._utils.types import Floats, Ints, Metrics, Vectors
 from skembft.metrics._measures import query_values
-from skembft.metrics._ranking import top_k
+from skembft.metrics._ranking import random_ties, top_k
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +33,8 @@ def score_gammas(
     relevance: JudgedRelevance,
     metrics: Metrics,
     exclude: Ints | None = None,
-) -> list[dict[str, float]]:
-    """Mean metrics of the vectors moved by every gamma.
+) -> list[dict[str, Floats]]:
+    """Metrics of every query, for the vectors moved by every gamma.
 
     Two matrix products serve all of them, since a moved vector is a sum of two that do
     not depend on gamma. Documents that do not move enter by the best of them only, and
@@ -54,17 +54,20 @@ def score_gammas(
 
     Returns
     -------
-    list of dict of {name: float}
+    list of dict of {name: ndarray of shape (n,)}
+        Of the n queries that have a relevant document.
     """
     kept = np.flatnonzero(relevance.n_relevant > 0)
     depth = min(max(k for _, k in metrics.values()), len(documents))
     others = np.delete(np.arange(len(documents)), moves.index)
     own = np.full(len(kept), -1) if exclude is None else exclude[kept]
+    ties = random_ties(len(documents))
     best, best_scores = top_k(
         queries[kept],
         _Rows(documents, others),
         depth,
         exclude=_places(own, others, len(documents)),
+        ties=ties[others],
     )
     best = np.where(best < 0, -1, others[best])
     column = _places(own, moves.index, len(documents))
@@ -72,8 +75,8 @@ def score_gammas(
     width = max(len(moves.index), len(gammas) * depth)
     step = min(_QUERIES, max(1, _BLOCK // width))
     blocks = np.array_split(np.arange(len(kept)), -(-len(kept) // step))
-    block = _Block(moves, len(blocks[0]), depth)
-    totals = np.zeros((len(metrics), len(gammas)))
+    block = _Block(moves, len(blocks[0]), depth, ties)
+    found = {name: np.empty((len(gammas), len(kept))) for name in metrics}
     for at in blocks:
         block.fill(queries[kept[at]], best[at], best_scores[at], column[at])
         grades = block.ranked_grades(gammas, relevance, kept[at], own[at])
@@ -83,10 +86,9 @@ def score_gammas(
             np.tile(ideal[at], (len(gammas), 1)),
             np.tile(n_relevant[at], len(gammas)),
         )
-        for total, value in zip(totals, values.values(), strict=True):
-            total += value.reshape(len(gammas), -1).sum(axis=1)
-    means = (totals / len(kept)).T.tolist()
-    return [dict(zip(metrics, mean, strict=True)) for mean in means]
+        for name, value in values.items():
+            found[name][:, at] = value.reshape(len(gammas), -1)
+    return [{name: found[name][i] for name in metrics} for i in range(len(gammas))]
 
 
 def _places(items: Ints, among: Ints, n: int) -> Ints:
@@ -119,12 +121,14 @@ class _Block:
         The most queries at a time.
     depth : int
         How many documents count.
+    ties : ndarray of shape (n_documents,)
+        Of documents with equal scores the one of the lowest number comes first.
     """
 
-    def __init__(self, moves: Moves, n_queries: int, depth: int) -> None:
+    def __init__(self, moves: Moves, n_queries: int, depth: int, ties: Ints) -> None:
         import torch
 
-        self.moves, self.depth = moves, depth
+        self.moves, self.depth, self.ties = moves, depth, ties
         # fresh memory is slow: all blocks of queries use the same
         self.memory = torch.empty(5, n_queries, len(moves.index))
 
@@ -230,7 +234,7 @@ class _Block:
         documents = np.append(
             self.moves.index[columns], self.others.ravel()[found_others]
         )
-        order = np.argsort((rows << 32) + documents, kind="stable")  # nearly sorted
+        order = np.argsort((rows << 32) + self.ties[documents], kind="stable")
         return rows[order], documents[order], scores[:, order]
 
 

@@ -9,7 +9,7 @@ FEWEST = 10  # held-out queries that choose a gamma
 
 
 def hold_out_answered(
-    data: RetrievalData, fraction: float, rng: np.random.RandomState
+    data: RetrievalData, fraction: float, rng: np.random.RandomState, most: int
 ) -> tuple[Ints, Ints] | None:
     """Hold out queries of which a document is moved by others that are not held out.
 
@@ -19,14 +19,14 @@ def hold_out_answered(
     Returns
     -------
     (train, validation) : ndarrays of query indices, or None
-        None where fewer than `FEWEST` can be held out so.
+        `most` at most; None where fewer than `FEWEST` can be held out so.
     """
     positive = data.judged.positive
     indptr, indices = positive.indptr, positive.indices
     # of every document the queries in training, and whether one held out needs them
     trained = np.bincount(indices, minlength=positive.shape[1])
     needed = np.zeros(positive.shape[1], dtype=bool)
-    size = max(FEWEST, round(fraction * len(data.answerable)))
+    size = min(max(FEWEST, round(fraction * len(data.answerable))), most)
     held_out: list[int] = []
     for query in rng.permutation(data.answerable).tolist():
         documents = indices[indptr[query] : indptr[query + 1]]

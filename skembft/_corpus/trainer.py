@@ -10,7 +10,15 @@ from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
-from skembft._utils.types import Ints, Items, Metrics, OwnDocuments, Similarity, Vectors
+from skembft._utils.types import (
+    Floats,
+    Ints,
+    Items,
+    Metrics,
+    OwnDocuments,
+    Similarity,
+    Vectors,
+)
 from skembft._utils.vectors import unit_rows
 
 # how far documents may move at most: the same lengths, up to 0.7, in both units
@@ -41,7 +49,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
     moves: Moves
     gamma: float  # the present one
     # of every gamma, once they have been asked for
-    _scores: dict[float, dict[str, float]] | None
+    _scores: dict[float, dict[str, Floats]] | None
 
     def __init__(
         self, estimator: _Settings, encoder: Any, rng: np.random.RandomState
@@ -81,7 +89,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
         self.tasks.end()
         return monitor.best_state
 
-    def scores(self, validation: EncodedData, metrics: Metrics) -> dict[str, float]:
+    def scores(self, validation: EncodedData, metrics: Metrics) -> dict[str, Floats]:
         """Metrics at the present gamma; all of them are computed together, once."""
         if self._scores is None:
             names = [self.documents[i] for i in self.moves.index]

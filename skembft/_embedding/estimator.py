@@ -95,12 +95,13 @@ class EmbeddingFinetuner(BaseFinetuner):
     scoring : str, default="ndcg@10"
         Metric of `score` and of validation.
     validation_fraction : float or None, default=None
-        Share of the distinct queries held out at random for validation; the best
-        weights are then kept. `X_val` in `fit` wins over it.
+        Share of the distinct queries held out at random for validation, or less of very
+        many; the best weights are then kept. `X_val` in `fit` wins over it.
     n_iter_no_change : int or None, default=None
         Stop after so many evaluations without gain.
     evaluation_steps : int, default=50
-        Validate every so many steps; 0 means once an epoch.
+        Validate every so many steps; 0 means once an epoch, or once in several
+        where an evaluation costs more than an epoch.
     refit : bool, default=False
         Train again for the number of epochs that validation chose, on all the data,
         those of `validation_fraction` included.
@@ -175,7 +176,8 @@ class EmbeddingFinetuner(BaseFinetuner):
         The fine-tuned model.
     history_ : list of dict
         An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
-        and, with validation, its metrics; the first is the untouched model at step 0.
+        and, with validation, its metrics and the "standard_error" of `scoring`; the
+        first is the untouched model at step 0.
         ``history_.plot()`` draws it.
     n_iter_ : int
         Optimizer steps taken, before refitting.

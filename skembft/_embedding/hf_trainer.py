@@ -130,7 +130,8 @@ class Watch(TrainerCallback):
         epochs: float,
     ) -> None:
         self.trainer, self.monitor = trainer, monitor
-        self.every = trainer.settings.evaluation_steps or steps_per_epoch
+        epochs_apart = steps_per_epoch * monitor.apart
+        self.every = trainer.settings.evaluation_steps or epochs_apart
         self.last_step = max(1, round(epochs * steps_per_epoch))
         self.losses: list[Tensor] = []
         self.stopped = False

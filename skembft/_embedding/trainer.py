@@ -58,6 +58,8 @@ class TextData:
 class ModelTrainer(GradientTrainer[TextData, State]):
     """Trains the model of an `EmbeddingFinetuner`.
 
+    A text that passes through it costs as much as thousands of products of vectors.
+
     Parameters
     ----------
     estimator : EmbeddingFinetuner
@@ -70,6 +72,9 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     run : Run or None
         Where checkpoints go.
     """
+
+    text_cost = 2_000  # of a small model; of a larger one more in both costs
+    pair_cost = 2 * 3 * text_cost  # two texts, forward and backward
 
     def __init__(
         self,
@@ -276,6 +281,12 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             prompt=self.prompts[role],
             normalize=self.settings.normalize,
             precision=self.settings.precision,
+        )
+
+    def evaluation_cost(self, n_queries: int, n_documents: int) -> int:
+        n_texts = n_queries + n_documents
+        return n_texts * self.text_cost + super().evaluation_cost(
+            n_queries, n_documents
         )
 
     def snapshot(self) -> State:

@@ -20,12 +20,19 @@ from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
 from skembft._data.numbering import find_own
+from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
-from skembft._finetuner.validation import hold_out, query_keys
+from skembft._finetuner.validation import (
+    epochs_apart,
+    hold_out,
+    most_validated,
+    query_keys,
+    sample_queries,
+)
 from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
 from skembft._saving.state import Parts, State
@@ -35,9 +42,10 @@ from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
 from skembft.metrics._scoring import (
+    encode_data,
     item_kind,
     read_data,
-    score_estimator,
+    score_vectors,
 )
 
 FINETUNER_CONSTRAINTS: dict[str, Any] = {
@@ -63,6 +71,10 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
 }
 
 _TRAINED = "trained_queries"  # in a saved directory
+_POOL = "documents in the pool of validation"
+# sizes of collections of which a score over few documents has been told: a search makes
+# a hundred of them, and Python's own "once" ends with every catch_warnings
+_told: set[int] = set()
 
 
 class BaseFinetuner(
@@ -121,7 +133,8 @@ class BaseFinetuner(
             Validation data; they win over `validation_fraction`. In a search use
             `validation_fraction`: scikit-learn slices arguments as long as X.
         corpus_val : array-like of documents, default=None
-            More documents for the pool in validation with `X_val`. None means `corpus`.
+            More documents for the pool in validation with `X_val`. None means all that
+            are known: those of `y` and of `corpus`.
 
         Returns
         -------
@@ -140,10 +153,14 @@ class BaseFinetuner(
         trained = self._trained_before()
         self._check_settings()
         data = self._read(X, y, corpus, fitting=True, reset=True)
-        held_out = self._read_validation(X_val, y_val, corpus_val, corpus)
+        held_out = self._read_validation(X_val, y_val, corpus_val, data)
         self._check_learnable(data)
         trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
-        split = self._split(data, held_out, trainer, trained)
+        pool = len((held_out or data).documents)
+        most = most_validated(trainer, data, pool)
+        if held_out is not None:
+            held_out = sample_queries(held_out, most, rng)
+        split = self._split(data, held_out, trainer, most, trained)
         tasks = trainer.tasks = EpochTasks(
             self, X, y, trainer.epochs * (1 + self.refit)
         )
@@ -152,7 +169,7 @@ class BaseFinetuner(
         validation = None if held_out is None else trainer.prepare(held_out)
         if split:
             train, validation = (everything.subset(queries) for queries in split)
-        monitor = self._monitor(trainer, validation)
+        monitor = self._monitor(trainer, data, validation)
         state = validated = trainer.train(train, monitor, trainer.epochs)
         if self.refit and split:
             tasks.refitting = True  # with what was held out
@@ -160,7 +177,7 @@ class BaseFinetuner(
                 everything = trainer.prepare(data)
             if monitor.best_step:
                 state = trainer.train(
-                    everything, self._monitor(trainer, None), monitor.best_epoch
+                    everything, self._monitor(trainer, data, None), monitor.best_epoch
                 )
             else:
                 state = trainer.unchanged(state)
@@ -169,7 +186,7 @@ class BaseFinetuner(
         self._sizes = {
             "queries": data.n_queries,
             "documents": len(data.documents),
-            "documents in the pool of validation": len((held_out or data).documents),
+            _POOL: pool,
         }
         tasks.close()
         return self
@@ -227,14 +244,15 @@ class BaseFinetuner(
         return read_data(self, X, y, corpus, suffix=suffix, own=own)
 
     def _read_validation(
-        self, X_val: Data, y_val: Data, corpus_val: Data, corpus: Data
+        self, X_val: Data, y_val: Data, corpus_val: Data, data: RetrievalData
     ) -> RetrievalData | None:
         if X_val is None:
             if y_val is not None or corpus_val is not None:
                 raise ValueError("y_val and corpus_val go with X_val, which is None.")
             return None
-        corpus = corpus if corpus_val is None else corpus_val
-        held_out = self._read(X_val, y_val, corpus, fitting=True, suffix="_val")
+        if corpus_val is None and not isinstance(data.relevance, LabelRelevance):
+            corpus_val = data.documents
+        held_out = self._read(X_val, y_val, corpus_val, fitting=True, suffix="_val")
         if not len(held_out.answerable):
             raise ValueError(
                 "No query of X_val has a relevant document in y_val: there is nothing "
@@ -282,12 +300,13 @@ class BaseFinetuner(
         data: RetrievalData,
         held_out: RetrievalData | None,
         trainer: Trainer[Any, Any],
+        most: int,
         trained: Ints | None,
     ) -> tuple[Ints, Ints] | None:
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        return hold_out(data, self.validation_fraction, trainer.rng, trained)
+        return hold_out(data, self.validation_fraction, trainer.rng, most, trained)
 
     def _fit_encoder(
         self,
@@ -301,11 +320,15 @@ class BaseFinetuner(
         """Fit an encoder that learns, on some queries; return whether there is one."""
         return False
 
-    def _monitor(self, trainer: Trainer[Any, Any], validation: Any) -> Monitor:
-        validate = None
+    def _monitor(
+        self, trainer: Trainer[Any, Any], data: RetrievalData, validation: Any
+    ) -> Monitor:
+        validate, apart = None, 1
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = partial(trainer.scores, validation, check_metrics(names))
+            n_queries, pool = validation.data.n_queries, len(validation.data.documents)
+            apart = epochs_apart(trainer, data, n_queries, pool)
         monitor = Monitor(
             self.scoring,
             trainer.patience,
@@ -313,6 +336,7 @@ class BaseFinetuner(
             trainer.snapshot,
             trainer.growth,
             self._advice,
+            apart,
         )
         trainer.tasks.attributes = lambda: {
             **trainer.attributes(),
@@ -368,18 +392,44 @@ class BaseFinetuner(
         Returns
         -------
         score : float
+
+        Warns
+        -----
+        UserWarning
+            Without a corpus, where `y` holds less than half of the documents that
+            `fit` knew: a query has fewer to choose from than it will have. Told once
+            a process and size.
         """
         metrics = check_metrics(self.scoring)
-        values = score_estimator(
-            self,
-            X,
-            y,
+        data, queries, documents, similarity = encode_data(
+            self, X, y, corpus, self.exclude_self
+        )
+        if corpus is None and isinstance(data.relevance, JudgedRelevance):
+            self._check_pool(len(data.documents))
+        values = score_vectors(
+            queries,
+            documents,
+            data.relevance,
             metrics,
-            corpus=corpus,
-            sample_weight=sample_weight,
-            exclude_self=self.exclude_self,
+            similarity=similarity,
+            weights=data.query_weights(sample_weight),
+            exclude=data.excluded(self.exclude_self),
         )
         return values[self.scoring]
+
+    def _check_pool(self, n_documents: int) -> None:
+        """Warn where a score is one over few of the documents there are."""
+        known = (getattr(self, "_sizes", None) or {}).get(_POOL, 0)
+        if 2 * n_documents < known and known not in _told:
+            _told.add(known)
+            warnings.warn(
+                "score() ranks the documents of y alone, less than half of those that "
+                "fit knew. It is higher than over the whole collection, and comparable "
+                "only where pools are equal. Pass corpus=, and in a search "
+                "scoring=RetrievalScorer(metric, corpus=documents).",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def retrieve(self, X: Data, corpus: Data, k: int = 10) -> tuple[Ints, Floats]:
         """Return the best documents of `corpus` for every query.

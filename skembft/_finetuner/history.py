@@ -55,6 +55,9 @@ class History(list[Entry]):
         from skembft.inspection import TrainingHistoryDisplay
 
         display = TrainingHistoryDisplay(
-            self, metric=metric or self.metric, best_step=self.best_step
+            self,
+            metric=metric or self.metric,
+            best_step=self.best_step,
+            standard_error=metric in (None, self.metric),
         )
         return display.plot(ax=ax)

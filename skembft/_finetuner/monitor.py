@@ -8,6 +8,14 @@ import numpy as np
 
 from skembft._finetuner.divergence import check_growth, diverged
 from skembft._finetuner.history import Entry, History
+from skembft._utils.types import Floats
+
+# validation queries below which chance decides
+_FEW = 30
+_TOO_FEW = (
+    "So few queries tell little of it: pass X_val, or hold out more by a larger "
+    "validation_fraction."
+)
 
 
 class Monitor:
@@ -19,7 +27,7 @@ class Monitor:
         What chooses the best state.
     patience : int or None
         Stop after so many evaluations without gain.
-    validate : callable () -> dict of {metric: value}, or None
+    validate : callable () -> dict of {metric: value of every query}, or None
         Scores the weights as they are now.
     snapshot : callable () -> state
         Copies the weights as they are now.
@@ -28,16 +36,19 @@ class Monitor:
         where nothing can diverge.
     advice : str
         What to try when training did not help.
+    apart : int
+        Epochs from an evaluation to the next, where no number of steps is set.
     """
 
     def __init__(
         self,
         metric: str,
         patience: int | None,
-        validate: Callable[[], dict[str, float]] | None,
+        validate: Callable[[], dict[str, Floats]] | None,
         snapshot: Callable[[], Any],
         growth: Callable[[], float | None],
         advice: str,
+        apart: int,
     ) -> None:
         self.metric = metric
         self.patience = patience
@@ -45,12 +56,14 @@ class Monitor:
         self.snapshot = snapshot
         self.growth = growth
         self.advice = advice
+        self.apart = apart
         self.history: list[Entry] = []
         self.best_step, self.best_epoch = 0, 0.0
         self.best_score: float | None = None
         self.base_score: float | None = None
         self.best_state: Any = None  # of the trainer's kind, once there is one
         self.without_gain = 0
+        self.n_queries = 0  # of validation
 
     def start(self, **settings: Any) -> None:
         """Record the untouched model, which is a candidate like any other."""
@@ -93,10 +106,11 @@ class Monitor:
         if self.validate is None:
             self.best_state = self.snapshot()
         elif self.best_step == 0:
+            advice = self.advice if self.n_queries >= _FEW else _TOO_FEW
             warnings.warn(
                 "Training did not help: no evaluation beat the untouched model's "
-                f"validation {self.metric} of {self.base_score:.4f}, so that model is "
-                f"kept. {self.advice}",
+                f"validation {self.metric} of {self.base_score:.4f}, over "
+                f"{self.n_queries} queries, so that model is kept. {advice}",
                 UserWarning,
                 stacklevel=5,
             )
@@ -116,7 +130,7 @@ class Monitor:
     def progress(self) -> dict[str, Any]:
         """What `restore` needs besides the best state, as JSON values."""
         names = ("history", "best_step", "best_epoch", "best_score", "base_score")
-        return {n: getattr(self, n) for n in (*names, "without_gain")}
+        return {n: getattr(self, n) for n in (*names, "without_gain", "n_queries")}
 
     def restore(self, progress: dict[str, Any], best_state: Any) -> None:
         """Go on where another monitor was."""
@@ -129,5 +143,15 @@ class Monitor:
     ) -> None:
         entry = {"step": step, "epoch": epoch, "loss": loss, **settings}
         if self.validate is not None:
-            entry.update(self.validate())
+            values = self.validate()
+            entry.update({name: float(v.mean()) for name, v in values.items()})
+            self.n_queries = len(values[self.metric])
+            entry["standard_error"] = _standard_error(values[self.metric])
         self.history.append(entry)
+
+
+def _standard_error(values: Floats) -> float | None:
+    """Of the mean of a sample; None where a single value tells nothing of it."""
+    if len(values) < 2:
+        return None
+    return float(values.std(ddof=1) / np.sqrt(len(values)))

@@ -12,8 +12,8 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.divergence import largest_weight
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
-from skembft._utils.types import Ints, Metrics, Vectors
-from skembft.metrics._scoring import score_vectors
+from skembft._utils.types import Floats, Ints, Metrics, Vectors
+from skembft.metrics._scoring import rank
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,8 @@ class Trainer(ABC, Generic[P, S]):
     """
 
     tasks: EpochTasks
+    # what training on a pair costs, in products of two vectors
+    pair_cost = 2_000
 
     def __init__(self, estimator: Settings, rng: np.random.RandomState) -> None:
         self.settings = estimator
@@ -78,8 +80,15 @@ class Trainer(ABC, Generic[P, S]):
         """Train from the untouched state; return the one that the monitor chose."""
 
     @abstractmethod
-    def scores(self, prepared: P, metrics: Metrics) -> dict[str, float]:
-        """Mean metrics, {name: value}, of the present state."""
+    def scores(self, prepared: P, metrics: Metrics) -> dict[str, Floats]:
+        """Metrics, {name: value of every query}, of the present state.
+
+        Every query has a relevant document.
+        """
+
+    def evaluation_cost(self, n_queries: int, n_documents: int) -> int:
+        """What an evaluation costs, in products of two vectors."""
+        return n_queries * n_documents
 
     @abstractmethod
     def snapshot(self) -> S:
@@ -114,15 +123,15 @@ class GradientTrainer(Trainer[P, S]):
     def vectors(self, prepared: P) -> tuple[Vectors, Vectors]:
         """Vectors of the distinct queries and documents by the weights as they are."""
 
-    def scores(self, prepared: P, metrics: Metrics) -> dict[str, float]:
+    def scores(self, prepared: P, metrics: Metrics) -> dict[str, Floats]:
         queries, documents = self.vectors(prepared)
-        return score_vectors(
+        return rank(
             queries,
             documents,
             prepared.data.relevance,
             metrics,
             exclude=prepared.data.excluded(self.settings.exclude_self),
-        )
+        ).values
 
     def begin(self) -> None:
         """Remember the size of the weights that training starts from."""

@@ -1,24 +1,71 @@
-"""Which queries are held out."""
+"""Which queries are held out, and how often they are asked."""
 
+import math
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.trainer import Trainer
 from skembft._utils.types import Ints, Items
+
+# fewer queries tell too little, whatever they cost
+_FEWEST = 300
+# products of two vectors that are no cost to speak of
+_CHEAP = 2**24
+
+
+def most_validated(trainer: Trainer[Any, Any], data: RetrievalData, pool: int) -> int:
+    """Of how many queries an evaluation costs no more than an epoch of training.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    data : RetrievalData
+        What is trained on.
+    pool : int
+        Number of documents that are ranked for every query.
+    """
+    return max(_FEWEST, _affordable(trainer, data) // pool)
+
+
+def epochs_apart(
+    trainer: Trainer[Any, Any], data: RetrievalData, n_queries: int, pool: int
+) -> int:
+    """How many epochs of training cost as much as an evaluation."""
+    cost = trainer.evaluation_cost(n_queries, pool)
+    return math.ceil(cost / _affordable(trainer, data))
+
+
+def _affordable(trainer: Trainer[Any, Any], data: RetrievalData) -> int:
+    """What an evaluation may cost after an epoch, in products of two vectors."""
+    n_pairs = max(len(data.example_row), data.n_queries)
+    return max(_CHEAP, trainer.pair_cost * n_pairs)
+
+
+def sample_queries(
+    data: RetrievalData, most: int, rng: np.random.RandomState
+) -> RetrievalData:
+    """Queries that can be scored, at most so many of them, at random."""
+    queries = data.answerable
+    if len(queries) > most:
+        queries = rng.permutation(queries)[:most]
+    return data if len(queries) == data.n_queries else data.subset(queries)
 
 
 def hold_out(
     data: RetrievalData,
     fraction: float | None,
     rng: np.random.RandomState,
+    most: int,
     trained: Ints | None = None,
 ) -> tuple[Ints, Ints] | None:
     """Split the distinct queries at random into training and validation.
 
-    Only queries with a relevant document are held out; with fewer than two of them
-    nothing is. Those that earlier fits of a warm start have trained on, told by their
-    `query_keys`, are not: they would validate what they have taught.
+    Only queries with a relevant document are held out, `most` at most; with fewer than
+    two of them nothing is. Those that earlier fits of a warm start have trained on,
+    told by their `query_keys`, are not: they would validate what they have taught.
 
     Returns
     -------
@@ -27,7 +74,7 @@ def hold_out(
     candidates = data.answerable
     if fraction is None or len(candidates) < 2:
         return None
-    size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1)
+    size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1, most)
     if trained is not None:
         new = ~np.isin(query_keys(data.queries), trained)
         candidates = candidates[new[candidates]]

@@ -250,6 +250,8 @@ class TrainingHistoryDisplay:
         The validation metric to draw; None where there was no validation.
     best_step : int
         The step whose weights were kept.
+    standard_error : bool
+        Whether the "standard_error" of the entries is that of `metric`, and is drawn.
 
     Attributes
     ----------
@@ -265,6 +267,7 @@ class TrainingHistoryDisplay:
         *,
         metric: str | None = None,
         best_step: int | None = 0,
+        standard_error: bool = False,
     ) -> None:
         if metric is not None and metric not in history[0]:
             recorded = [name for name in history[0] if "@" in name]
@@ -277,6 +280,7 @@ class TrainingHistoryDisplay:
                 )
             )
         self.history, self.metric, self.best_step = history, metric, best_step
+        self.standard_error = standard_error
 
     @classmethod
     def from_estimator(
@@ -345,6 +349,11 @@ class TrainingHistoryDisplay:
             marker="." if len(values) < 60 else None,
             label=f"validation {metric}",
         )
+        if self.standard_error:
+            errors = [entry.get("standard_error") or 0.0 for entry in self.history]
+            low, high = np.subtract(values, errors), np.add(values, errors)
+            where = [entry[x] for entry in self.history]
+            ax.fill_between(where, low, high, alpha=0.15, label="± standard error")
         base = ax.axhline(values[0], color="C0", alpha=0.5, linestyle=":")
         base.set_label("untouched model")
         best = next(e for e in self.history if e["step"] == self.best_step)

@@ -34,10 +34,9 @@ def top_k(
     similarity: Similarity = "cosine",
     exclude: Ints | None = None,
     hide: Callable[[Tensor, int, int], None] | None = None,
+    ties: Ints | None = None,
 ) -> tuple[Ints, Floats]:
     """Return the `k` best documents of every query, best first.
-
-    Ties are broken by the order of documents.
 
     Parameters
     ----------
@@ -50,6 +49,9 @@ def top_k(
         Index of one document that each query must not retrieve.
     hide : callable (scores, first_query, first_document) or None
         Sets scores of a block (a tensor) that must not be retrieved to -inf, in place.
+    ties : ndarray of shape (n_documents,) or None
+        Of documents with equal scores the one of the lowest number comes first. None
+        means the first in their order.
 
     Returns
     -------
@@ -68,6 +70,7 @@ def top_k(
     block = torch.empty(query_step * min(document_step, n_documents))
     best_score = torch.full((n_queries, k), -torch.inf)
     best_index = torch.full((n_queries, k), -1)
+    places = None if ties is None else torch.from_numpy(ties)
     for start in range(0, n_documents, document_step):
         chunk = to_tensor(documents[start : start + document_step], start, "document")
         for first in range(0, n_queries, query_step):
@@ -82,26 +85,42 @@ def top_k(
             if hide is not None:
                 hide(scores, first, start)
             if start == 0:
-                found = block_top_k(scores, k)
+                here = None if places is None else places[: len(chunk)]
+                found = block_top_k(scores, k, here)
             else:
-                found = _improve(best_score[rows], best_index[rows], scores, start)
+                best = best_score[rows], best_index[rows]
+                found = _improve(*best, scores, start, places)
             best_score[rows], best_index[rows] = found
     best_index[best_score == -torch.inf] = -1
     return best_index.numpy(), best_score.numpy()
 
 
+def random_ties(n_documents: int) -> Ints:
+    """Numbers that break ties in a fixed random order, for `top_k`.
+
+    The order of documents may know the answer: relevant ones often stand first.
+    """
+    return np.random.RandomState(0).permutation(n_documents)
+
+
 def _improve(
-    best_score: Tensor, best_index: Tensor, scores: Tensor, start: int
+    best_score: Tensor,
+    best_index: Tensor,
+    scores: Tensor,
+    start: int,
+    places: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The k best of those found so far and of a block of documents behind them."""
     import torch
 
     n_queries, k = best_score.shape
-    # of equal scores the earlier document stays: only what is better can enter, which
-    # is little after the first blocks
-    better = np.flatnonzero((scores > best_score[:, -1:]).numpy())
+    # only what is as good can enter, which is little after the first blocks
+    last = best_score[:, -1:]
+    enters = scores > last if places is None else scores >= last
+    better = np.flatnonzero(enters.numpy())
     if len(better) > scores.numel() // 8:
-        found = block_top_k(scores, min(k, scores.shape[1]))
+        here = None if places is None else places[start : start + scores.shape[1]]
+        found = block_top_k(scores, min(k, scores.shape[1]), here)
         score = torch.cat([best_score, found[0]], dim=1)
         index = torch.cat([best_index, found[1] + start], dim=1)
     else:
@@ -113,9 +132,10 @@ def _improve(
         score[:, :k], index[:, :k] = best_score, best_index
         score.numpy()[row, k + place] = scores.numpy()[row, document]
         index.numpy()[row, k + place] = document + start
-    # earlier documents stand first and the sort is stable: ties keep their order
-    score, order = torch.sort(score, dim=1, descending=True, stable=True)
-    return score[:, :k], index.gather(1, order[:, :k])
+    score, order = torch.sort(score, dim=1, descending=True)
+    index = index.gather(1, order)
+    _order_ties(score, index, places)
+    return score[:, :k], index[:, :k]
 
 
 def _unit_tensor(vectors: Vectors, start: int, role: str) -> Tensor:
@@ -142,8 +162,10 @@ def _tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
 
 
-def block_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Top k of every row, best first, equal scores in order of their index."""
+def block_top_k(
+    scores: Tensor, k: int, places: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Top k of every row, best first, equal scores by `places`, or by their index."""
     import torch
 
     # topk takes any of several documents with the score of the k-th; one place more
@@ -151,17 +173,27 @@ def block_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     values, index = torch.topk(scores, min(k + 1, scores.shape[1]), dim=1)
     threshold, index = values[:, k - 1 : k], index[:, :k]
     crowded = (values[:, k:] == threshold).any(dim=1)
-    for row in torch.nonzero(crowded)[:, 0].tolist():
-        candidates = torch.nonzero(scores[row] >= threshold[row])[:, 0]
-        above = candidates[scores[row, candidates] > threshold[row]]
-        level = candidates[scores[row, candidates] == threshold[row]]
-        index[row] = torch.cat([above, level[: k - len(above)]])
-    values = scores.gather(1, index)
-    tied = torch.nonzero((values[:, 1:] >= values[:, :-1]).any(dim=1))[:, 0]
-    if len(tied):
-        index[tied] = torch.sort(index[tied], dim=1).values
-        values[tied], order = torch.sort(
-            scores[tied[:, None], index[tied]], dim=1, descending=True, stable=True
-        )
-        index[tied] = index[tied].gather(1, order)
+    rows = torch.nonzero(crowded)[:, 0]
+    if len(rows):
+        part, level = scores[rows], threshold[rows]
+        order = torch.arange(scores.shape[1]) if places is None else places
+        order = order.expand_as(part).masked_fill(part > level, -1)
+        order = order.masked_fill(part < level, torch.iinfo(order.dtype).max)
+        index[rows] = torch.topk(order, k, largest=False).indices
+    values, order = torch.sort(scores.gather(1, index), dim=1, descending=True)
+    index = index.gather(1, order)
+    _order_ties(values, index, places)
     return values, index
+
+
+def _order_ties(values: Tensor, index: Tensor, places: Tensor | None) -> None:
+    """Order equal values of every row, which stand together, by places; in place."""
+    import torch
+
+    tied = torch.nonzero((values[:, 1:] == values[:, :-1]).any(dim=1))[:, 0]
+    if len(tied):
+        rows, group = index[tied], torch.zeros_like(index[tied])
+        group[:, 1:] = (values[tied, 1:] != values[tied, :-1]).cumsum(dim=1)
+        place = rows if places is None else places[rows.clamp(min=0)]
+        order = (place + group * (int(place.max()) + 2)).argsort(dim=1)
+        index[tied] = rows.gather(1, order)

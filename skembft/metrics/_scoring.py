@@ -23,7 +23,7 @@ from skembft._utils.types import (
 )
 from skembft._utils.vectors import check_same_width
 from skembft.metrics._measures import query_values
-from skembft.metrics._ranking import top_k
+from skembft.metrics._ranking import random_ties, top_k
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def rank(
         depth,
         similarity=similarity,
         exclude=None if exclude is None else exclude[kept],
+        ties=random_ties(len(documents)),
     )
     values = query_values(
         metrics,
@@ -240,29 +241,4 @@ def rank_estimator(
         similarity=similarity,
         exclude=data.excluded(exclude_self),
         depth=depth,
-    )
-
-
-def score_estimator(
-    estimator: Any,
-    X: Data,
-    y: Data,
-    metrics: Metrics,
-    *,
-    corpus: Data = None,
-    sample_weight: Data = None,
-    exclude_self: OwnDocuments = False,
-) -> dict[str, float]:
-    """Encode, rank once and return {name: value} for a fitted estimator."""
-    data, queries, documents, similarity = encode_data(
-        estimator, X, y, corpus, exclude_self
-    )
-    return score_vectors(
-        queries,
-        documents,
-        data.relevance,
-        metrics,
-        similarity=similarity,
-        weights=data.query_weights(sample_weight),
-        exclude=data.excluded(exclude_self),
     )

@@ -121,13 +121,19 @@ def test_every_gamma_ranks_as_the_paper_says(method, at_a_time, metric, monkeypa
 
 @quiet
 @pytest.mark.parametrize("method", METHODS)
-def test_a_copy_that_does_not_move_ties_in_the_order_of_the_pool(method):
+def test_a_copy_that_does_not_move_ties_as_scores_do(method):
     vectors = {"q": [1, 0, 0], "t": [0, 0, 1], "a": [0.6, 0.8, 0], "b": [0.6, 0.8, 0]}
+    vectors |= {f"far{i}": [-1, 0, 0] for i in range(6)}
+    encoder, found = PrecomputedEncoder(vectors), set()
     for first, second in ("ab", "ba"):
-        finetuner = CorpusFinetuner(
-            PrecomputedEncoder(vectors), method=method, scoring="hit_rate@1"
-        ).fit(["t"], ["b"], X_val=["q"], y_val=[first], corpus_val=[second])
-        assert finetuner.base_score_ == 1.0
+        finetuner = CorpusFinetuner(encoder, method=method, scoring="hit_rate@1")
+        for n in range(2, 6):
+            corpus = [second, *(f"far{i}" for i in range(n))]
+            finetuner.fit(["t"], ["b"], X_val=["q"], y_val=[first], corpus_val=corpus)
+            scorer = RetrievalScorer("hit_rate@1", corpus=corpus)
+            assert finetuner.base_score_ == scorer(encoder, ["q"], [first])
+            found.add(finetuner.base_score_)
+    assert found == {0.0, 1.0}
 
 
 def test_a_document_that_is_best_halfway_only(monkeypatch):
@@ -269,7 +275,7 @@ def test_every_held_out_query_has_a_document_that_moves(seed):
     n, m = rng.randint(20, 200), rng.randint(5, 100)
     relevant = [[f"d{d}" for d in rng.choice(m, rng.randint(1, 4))] for _ in range(n)]
     data = check_retrieval_data([f"q{i}" for i in range(n)], relevant, kind="id")
-    split = hold_out_answered(data, rng.choice([0.1, 0.5, 0.9]), rng)
+    split = hold_out_answered(data, rng.choice([0.1, 0.5, 0.9]), rng, 1000)
     if split is None:
         return
     train, held_out = split

@@ -225,7 +225,8 @@ def test_validation_of_gradient_training(index, static_model):
             finetuner = cls(encoder, epochs=1, exclude_self=exclude_self, refit=False)
             finetuner.set_params(learning_rate=1e-9)
             finetuner.fit(*TRAIN, X_val=TEST[0], y_val=TEST[1])
-            score = RetrievalScorer("ndcg@10")(finetuner, *TEST)
+            scorer = RetrievalScorer("ndcg@10", corpus=TEXTS)
+            score = scorer(finetuner, *TEST)
             assert finetuner.validation_score_ == pytest.approx(score, abs=1e-6)
             scores[exclude_self] = score
         assert scores[True] > scores[False] + 0.005

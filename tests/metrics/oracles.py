@@ -23,10 +23,11 @@ def grid_vectors(rng, n, d=8):
 
 
 def brute_force(similarity, grades, name):
-    """A metric by its definition; ties by pool order. grades: dict of column: grade."""
+    """A metric by its definition; ties as shuffled. grades: dict of column: grade."""
     metric, k = name.split("@")
     k = int(k)
-    order = np.argsort(-similarity, kind="stable")[:k]
+    places = np.random.RandomState(0).permutation(len(similarity))
+    order = np.lexsort((places, -similarity))[:k]
     gains = np.array([max(grades.get(int(d), 0), 0) for d in order], dtype=float)
     relevant = sorted((g for g in grades.values() if g > 0), reverse=True)
     ranks = np.flatnonzero(gains > 0) + 1

@@ -174,13 +174,40 @@ def test_judged_documents_are_in_the_pool():
     assert RetrievalScorer("mrr@10", corpus=["other"])(encoder, ["q"], ["good"]) == 1.0
 
 
-def test_documents_of_the_corpus_come_after_those_of_y():
-    vectors = {"q": [1, 0], "a": [1, 0], "b": [1, 0], "c": [1, 0]}
-    encoder = PrecomputedEncoder(vectors)
-    scorer = RetrievalScorer("mrr@10", corpus=["c", "b", "a"])
-    assert scorer(encoder, ["q"], ["b"]) == 1.0
-    assert scorer(encoder, ["q"], [{"a": 0, "b": 1}]) == 1.0  # the highest grade first
-    assert scorer(encoder, ["q", "q"], [{"a": 0}, {"b": 1}]) == 0.5
+@pytest.mark.parametrize("where", ["first", "last", "apart", "not", "judged"])
+def test_ties_do_not_know_the_answer(where):
+    """Wherever the answers stand, ties are as good as chance breaks them."""
+    rng = np.random.RandomState(0)
+    n, n_queries, bits = 4000, 400, 24
+
+    def binary(vectors):
+        return np.where(vectors > 0, 1.0, -1.0)
+
+    documents = rng.normal(size=(n, bits))
+    queries = documents[:n_queries] + 1.2 * rng.normal(size=(n_queries, bits))
+    Q, D = binary(queries), binary(documents)
+    ids, names = [f"d{i}" for i in range(n)], [f"q{i}" for i in range(n_queries)]
+    encoder = PrecomputedEncoder((names, Q), (ids, D))
+    y = ids[:n_queries]
+    corpus = {"first": ids, "last": ids[::-1], "not": ids[n_queries:]}.get(where)
+    if where == "apart":
+        corpus = [ids[i] for i in rng.permutation(n)]
+    if where == "judged":  # the best first, as users write them
+        others = iter(ids[n_queries:])
+        y = [{d: 1, **{next(others): 0 for _ in range(9)}} for d in y]
+    scores = Q @ D.T
+    own = scores[np.arange(n_queries), np.arange(n_queries)][:, None]
+    above, level = (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+    # the rank is any of `level` places, all as likely
+    gains = np.append(1 / np.log2(np.arange(2, 12)), np.zeros(n))
+    chance = np.mean(
+        [gains[a : a + m].mean() for a, m in zip(above, level, strict=True)]
+    )
+    found = RetrievalScorer("ndcg@10", corpus=corpus)(encoder, names, y)
+    assert 0.1 < chance < 0.6 and found == pytest.approx(chance, abs=0.025)
+    finetuner = AdapterFinetuner(encoder, epochs=1, learning_rate=1e-9)
+    finetuner.fit(names[:9], ids[:9], X_val=names, y_val=y, corpus_val=corpus)
+    assert finetuner.base_score_ == pytest.approx(found, abs=1e-3)
 
 
 def test_queries_with_nothing_relevant_are_left_out():
@@ -224,12 +251,12 @@ def test_sample_weight():
     queries = [*queries, queries[2], queries[5]]
     relevant = [*relevant, relevant[5], relevant[7]]
     # a learning rate that changes no float32 weight keeps the cosines exact
-    model = fitted(encoder, learning_rate=1e-300, weight_decay=0, scoring="ndcg@3")
+    model = fitted(encoder, learning_rate=1e-300, weight_decay=0, scoring="ndcg@10")
     weights = np.random.RandomState(0).rand(len(queries))
     weights[3] = 0
     expected = brute_force_means(encoder, queries, relevant, corpus, weights)
     score = model.score(queries, relevant, sample_weight=weights, corpus=corpus)
-    assert score == pytest.approx(expected["ndcg@3"], abs=1e-12)
+    assert score == pytest.approx(expected["ndcg@10"], abs=1e-12)
     assert score != model.score(queries, relevant, corpus=corpus)
     ones = model.score(queries, relevant, np.full(len(queries), 2.0), corpus=corpus)
     assert ones == pytest.approx(model.score(queries, relevant, corpus=corpus))
@@ -268,10 +295,11 @@ def test_class_labels_equal_brute_force(seed):
     np.testing.assert_array_equal(model.transform(X), X)
     values = []
     for row in range(50):
-        others = np.flatnonzero(np.arange(50) != row)
-        grades = {i: 1 for i, o in enumerate(others) if labels[o] == labels[row]}
+        same = np.flatnonzero(labels == labels[row])
+        grades = {int(i): 1 for i in same if i != row}
         if grades:
-            similarity = X[others].astype(float) @ X[row].astype(float)
+            similarity = X.astype(float) @ X[row].astype(float)
+            similarity[row] = -np.inf
             values.append([brute_force(similarity, grades, m) for m in ALL])
     assert len(values) == 49
     expected = dict(zip(ALL, np.mean(values, axis=0), strict=True))
