@@ -150,6 +150,8 @@ def test_sklearn_checks_on_a_numeric_subclass(static_model):
     )
     skipped = {
         "check_parameters_default_constructible",  # its default model is on the hub
+        # batches are random: a row of weight 2 trains as two rows only on average
+        "check_sample_weight_equivalence_on_dense_data",
     }
     executed = 0
     for check in _yield_all_checks(estimator, legacy=True):

@@ -180,6 +180,7 @@ class AdapterFinetuner(FrozenFinetuner):
     AdapterFinetuner(encoder='path/to/model', side='both')
     """
 
+    _unweighted = ("classes",)
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         "encoder": "no_validation",

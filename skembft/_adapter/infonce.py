@@ -53,6 +53,9 @@ class InfoNCE:
         self.options, self.data, self.rng = options, data, rng
         self.queries, self.documents, self.adapt = queries, documents, adapt
         self.negatives = negatives
+        self.weight = None  # of every query, 1 on average
+        if data.weights is not None:
+            self.weight = data.weights / data.weights[data.answerable].mean()
         self.column_of = np.full(len(documents), -1)
         self.whole_corpus = negatives == "corpus" and len(data.pool) <= MAX_CANDIDATES
         self.corpus = None
@@ -93,6 +96,8 @@ class InfoNCE:
         if not self.whole_corpus:
             self.column_of[columns] = -1
         share = 1 / np.bincount(row)[row] / len(query_index)
+        if self.weight is not None:
+            share *= self.weight[query_index][row]
         return ((log_z - positive) * torch.from_numpy(share).float()).sum()
 
     def _candidates(self, query_index: Ints, pair_document: Ints) -> Ints:

@@ -16,6 +16,7 @@ from skembft._adapter.params import Arrays, Weights
 from skembft._adapter.unit_rows import UnitRows
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.weights import draw_by_weight
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
@@ -214,6 +215,12 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         """
         needs = LOSSES[self.loss_name].needs
         columns = data.examples(needs, self.settings.use_all_docs, self.rng)
+        if data.weights is not None:
+            weights = data.weights[columns[0]]
+            drawn = draw_by_weight(weights, self.rng)
+            if needs == "positives":  # InfoNCE weighs them itself
+                drawn = np.flatnonzero(weights)
+            columns = tuple(column[drawn] for column in columns)
         _check_any(columns[0], needs)
         by_query = np.argsort(columns[0], kind="stable")
         _, starts, counts = np.unique(
@@ -235,21 +242,26 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     def _solve(self, encoded: EncodedData, monitor: Monitor) -> None:
         """Ridge regression from queries to their documents, toward the identity.
 
-        W minimises mean |W q − d|² + λ |W − I|².
+        W minimises mean |W q − d|² + λ |W − I|², the mean weighted by sample_weight.
         """
         self.tasks.begin()
         query, document = encoded.data.positive_pairs(
             self.settings.use_all_docs, self.rng
         )
         _check_any(query)
+        weights = encoded.data.weights
+        share = np.ones(len(query)) if weights is None else weights[query]
+        shares = torch.from_numpy(share / share.sum())[:, None]
         Q, D = UnitRows(encoded.queries), UnitRows(encoded.documents)
         gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)
-        cross, loss = gram.clone(), 0.0
+        cross, loss, first = gram.clone(), 0.0, 0
         for q, d in zip(Q.chunks(query), D.chunks(document), strict=True):
             q, d = q.double(), d.double()
-            gram += q.T @ q / len(query)
-            cross += d.T @ q / len(query)
-            loss += float((q - d).square().sum()) / len(query)
+            weighted = q * shares[first : first + len(q)]
+            gram += weighted.T @ q
+            cross += d.T @ weighted
+            loss += float(((q - d) * shares[first : first + len(q)]).mul(q - d).sum())
+            first += len(q)
         identity = torch.eye(self.dim, dtype=torch.float64)
         ridge = (self.settings.adapter_params or {}).get("ridge", 0.03) * identity
         weight = torch.linalg.solve(gram + ridge, cross + ridge, left=False)

@@ -66,7 +66,11 @@ def weights(
 
 
 def find_moves(
-    queries: Vectors, documents: Vectors, positive: sparse.csr_array, method: str
+    queries: Vectors,
+    documents: Vectors,
+    positive: sparse.csr_array,
+    method: str,
+    weights: Floats | None = None,
 ) -> Moves:
     """Return the `Moves` that follow from training queries.
 
@@ -77,6 +81,8 @@ def find_moves(
     positive : csr_array of shape (n_queries, n_documents)
         Not 0 where a document is relevant to a query.
     method : {"nudge_n", "nudge_m"}
+    weights : ndarray of shape (n_queries,) or None
+        What each query counts.
     """
     from torch import from_numpy
     from torch.nn.functional import embedding_bag
@@ -85,7 +91,16 @@ def find_moves(
     index = np.flatnonzero(np.diff(answered.indptr))
     starts = from_numpy(answered.indptr[index])
     rows = from_numpy(np.require(queries, requirements=["C", "W"]))
-    summed = embedding_bag(from_numpy(answered.indices), rows, starts, mode="sum")
+    factors = None
+    if weights is not None:
+        factors = from_numpy(weights[answered.indices].astype(np.float32))
+    summed = embedding_bag(
+        from_numpy(answered.indices),
+        rows,
+        starts,
+        mode="sum",
+        per_sample_weights=factors,
+    )
     toward = unit_rows(summed.numpy())  # the mean of its queries, on the sphere
     documents = documents[index]
     if method == "nudge_m":

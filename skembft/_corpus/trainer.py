@@ -76,6 +76,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
             encoded.documents,
             encoded.data.judged.positive,
             self.settings.method,
+            encoded.data.weights,
         )
         self.gamma, self._scores = 0.0, None
         monitor.start(gamma=0.0)

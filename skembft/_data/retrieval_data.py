@@ -22,7 +22,7 @@ class RetrievalData:
         Distinct, in order of first appearance; documents of `corpus` come last.
     relevance : JudgedRelevance or LabelRelevance
     row_query : ndarray of shape (n_rows,)
-        Index of the query of every row of X.
+        Index of the query of every row of X; n_queries for a row that counts nothing.
     example_row, example_document, example_grade : ndarray of shape (n_examples,)
         What the rows say, row by row, most relevant document first.
     pool : ndarray
@@ -34,6 +34,8 @@ class RetrievalData:
         some document was judged not relevant.
     labelled : bool
         Whether rows are pairs with a similarity or 0/1 label.
+    weights : ndarray of shape (n_queries,) or None
+        What each query counts in training and validation; None: all the same.
     """
 
     queries: Items
@@ -47,6 +49,7 @@ class RetrievalData:
     corpus: Ints = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     n_negatives: int = 0
     labelled: bool = False
+    weights: Floats | None = None
 
     @property
     def n_queries(self) -> int:
@@ -67,13 +70,16 @@ class RetrievalData:
 
     @cached_property
     def answerable(self) -> Ints:
-        """Indices of the queries that have a relevant document."""
-        return np.flatnonzero(self.relevance.n_relevant > 0)
+        """Indices of the queries that have a relevant document and a weight above 0."""
+        answerable = self.relevance.n_relevant > 0
+        if self.weights is not None:
+            answerable &= self.weights > 0
+        return np.flatnonzero(answerable)
 
     def subset(self, queries: Ints) -> Self:
         """The rows of some queries; documents keep their indices, `pool` shrinks."""
         queries = np.sort(queries)
-        new_index = np.full(self.n_queries, -1)
+        new_index = np.full(self.n_queries + 1, -1)
         new_index[queries] = np.arange(len(queries))
         rows = np.flatnonzero(new_index[self.row_query] >= 0)
         new_row = np.full(len(self.row_query), -1)
@@ -99,6 +105,7 @@ class RetrievalData:
             example_document=self.example_document[kept],
             example_grade=self.example_grade[kept],
             pool=np.setdiff1d(self.pool, np.setdiff1d(dropped, self.corpus)),
+            weights=None if self.weights is None else self.weights[queries],
         )
 
     def own_documents(self) -> Ints:
@@ -128,18 +135,23 @@ class RetrievalData:
             )
         return own
 
-    def query_weights(self, sample_weight: Data) -> Floats | None:
+    def query_weights(
+        self, sample_weight: Data, name: str = "sample_weight"
+    ) -> Floats | None:
         """Mean weight of the rows of every query."""
         if sample_weight is None:
             return None
-        weights = np.asarray(sample_weight, dtype=np.float64)
+        try:
+            weights = np.asarray(sample_weight, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be numbers, one for each row.") from None
         if weights.shape != self.row_query.shape:
             raise ValueError(
-                f"sample_weight has shape {weights.shape}, expected one weight a row: "
+                f"{name} has shape {weights.shape}, expected one weight a row: "
                 f"{self.row_query.shape}."
             )
         if not np.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError("sample_weight must be finite and not negative.")
+            raise ValueError(f"{name} must be finite and not negative.")
         total = np.bincount(self.row_query, weights, minlength=self.n_queries)
         return total / np.bincount(self.row_query, minlength=self.n_queries)
 

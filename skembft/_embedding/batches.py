@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from skembft._data.weights import draw_by_weight
 from skembft._embedding.examples import Examples
 from skembft._utils.types import Ints
 
@@ -36,7 +37,8 @@ def plan_epochs(
 ) -> Plan:
     """Return the batches of every epoch, as many in each.
 
-    Every example is in one batch of an epoch. Within a batch no document comes twice,
+    Every example is in one batch of an epoch; where queries have weights, examples are
+    drawn by them, anew for each epoch. Within a batch no document comes twice,
     and none that is relevant to another of its queries; where documents repeat too
     often to fill batches so, these are smaller, and more.
 
@@ -66,10 +68,13 @@ def plan_epochs(
     epochs = []
     for epoch in range(n_epochs):
         rng = np.random.RandomState((seed, epoch))
+        rows: Ints = np.arange(len(examples))
+        if examples.weights is not None:
+            rows = draw_by_weight(examples.weights, rng)
         if dealer is not None:
-            batches = dealer.deal(rng)
+            batches = dealer.deal(rows, rng)
         else:
-            order = rng.permutation(len(examples))
+            order = rng.permutation(rows)
             batches = np.split(order, range(batch_size, len(order), batch_size))
         even = [rows[: len(rows) // multiple_of * multiple_of] for rows in batches]
         epochs.append([rows for rows in even if len(rows)])
@@ -134,15 +139,16 @@ class _Dealer:
             for query in np.unique(queries).tolist()
         }
         self.answers = [answers[query] for query in queries.tolist()]
-        self.frequency = np.maximum(
-            _frequencies(queries), _frequencies(examples.documents[:, 0])
-        )
+        self.queries, self.positives = queries, examples.documents[:, 0]
 
-    def deal(self, rng: np.random.RandomState) -> list[Ints]:
+    def deal(self, rows: Ints, rng: np.random.RandomState) -> list[Ints]:
         """Return the batches of an epoch, in random order."""
-        order = rng.permutation(len(self.documents))
-        order = order[np.argsort(-self.frequency[order], kind="stable")]
-        size = max(-(-len(order) // self.batch_size), self.frequency.max())
+        order = rng.permutation(rows)
+        frequency = np.maximum(
+            _frequencies(self.queries[order]), _frequencies(self.positives[order])
+        )
+        order = order[np.argsort(-frequency, kind="stable")]
+        size = max(-(-len(order) // self.batch_size), frequency.max())
         batches = [_Batch() for _ in range(size)]
         hands = deque(batches)
         for row in order.tolist():

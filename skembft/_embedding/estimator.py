@@ -211,6 +211,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     >>> finetuner.transform(["how do I reset my password?"])  # doctest: +SKIP
     """
 
+    _unweighted = ("texts", "damaged")
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         **MODEL_CONSTRAINTS,

@@ -13,7 +13,7 @@ from skembft._finetuner.trainer import Settings
 from skembft._losses.table import LossSpec, query_classes
 from skembft._models.encoding import encode
 from skembft._models.prompts import choose_prompt
-from skembft._utils.types import Ints, Items, Role
+from skembft._utils.types import Floats, Ints, Items, Role
 
 _DELETED = 0.6  # the share of words that TSDAE deletes (arXiv:2104.06979)
 
@@ -87,6 +87,13 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.documents)
+
+    @property
+    def weights(self) -> Floats | None:
+        """What each counts, or None where all count the same."""
+        if self.data.weights is None or self.queries is None:
+            return None
+        return self.data.weights[self.queries]
 
     @property
     def columns(self) -> list[str]:

@@ -95,6 +95,8 @@ def _digests(data: RetrievalData) -> dict[str, str]:
         relevance.positive.data,
         relevance.negative.indices,
     ]
+    if data.weights is not None:
+        arrays.append(data.weights)
     judgements = hash_of(*(np.ascontiguousarray(a).tobytes() for a in arrays))
     return {
         "queries": of_texts(data.queries),

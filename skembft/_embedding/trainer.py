@@ -172,8 +172,9 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     def _plan(self, examples: Examples) -> Plan | None:
         """The batches of all epochs, or None for the trainer's own random ones."""
         settings = self.settings
-        conflict = examples.in_batch and may_conflict(examples)
-        if not conflict and self.processes.count == 1:
+        weighted = examples.weights is not None
+        conflict = examples.in_batch and (weighted or may_conflict(examples))
+        if not (conflict or weighted) and self.processes.count == 1:
             return None
         plan = plan_epochs(
             examples,

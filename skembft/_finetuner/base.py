@@ -22,6 +22,7 @@ from skembft._data.items import check_items, check_queries
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.weights import weigh
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
@@ -89,6 +90,8 @@ class BaseFinetuner(
     """Fit, score and retrieve; subclasses define `_open`, which makes a `Trainer`."""
 
     _history_metrics: tuple[str, ...] = HISTORY_METRICS
+    # what losses need that do not learn query by query
+    _unweighted: tuple[str, ...] = ()
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
     embedding_dim_: int
@@ -111,10 +114,12 @@ class BaseFinetuner(
         self,
         X: Data,
         y: Data = None,
+        sample_weight: Data = None,
         *,
         corpus: Data = None,
         X_val: Data = None,
         y_val: Data = None,
+        sample_weight_val: Data = None,
         corpus_val: Data = None,
     ) -> Self:
         """Fine-tune on queries and their relevant documents.
@@ -127,11 +132,17 @@ class BaseFinetuner(
             Of every query the relevant document, a list of them (most relevant first)
             or a dict {document: grade}; of every pair a label; None for a table of
             positive pairs or triplets.
+        sample_weight : array-like of shape (n,), default=None
+            Weight of every row; a query has the mean of its rows' weights. It is what
+            the query counts in the training loss and in validation. One of weight 0
+            counts nothing; its documents stay in the pool.
         corpus : array-like of documents, default=None
             More documents, for negatives and for the pool in validation.
         X_val, y_val : same forms as X and y, default=None
             Validation data; they win over `validation_fraction`. In a search use
             `validation_fraction`: scikit-learn slices arguments as long as X.
+        sample_weight_val : array-like of shape (n_val,), default=None
+            Weight of every row of `X_val`.
         corpus_val : array-like of documents, default=None
             More documents for the pool in validation with `X_val`. None means all that
             are known: those of `y` and of `corpus`.
@@ -152,8 +163,13 @@ class BaseFinetuner(
         rng = check_random_state(self.random_state)
         trained = self._trained_before()
         self._check_settings()
+        if sample_weight is not None:
+            self._check_weighable()
         data = self._read(X, y, corpus, fitting=True, reset=True)
-        held_out = self._read_validation(X_val, y_val, corpus_val, data)
+        data = weigh(data, sample_weight)
+        held_out = self._read_validation(
+            X_val, y_val, sample_weight_val, corpus_val, data
+        )
         self._check_learnable(data)
         trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
         pool = len((held_out or data).documents)
@@ -164,7 +180,9 @@ class BaseFinetuner(
         tasks = trainer.tasks = EpochTasks(
             self, X, y, trainer.epochs * (1 + self.refit)
         )
-        self._fit_encoder(trainer, data, X, y, corpus, split and split[0])
+        self._fit_encoder(
+            trainer, data, X, y, sample_weight, corpus, split and split[0]
+        )
         train = everything = trainer.prepare(data)
         validation = None if held_out is None else trainer.prepare(held_out)
         if split:
@@ -173,7 +191,7 @@ class BaseFinetuner(
         state = validated = trainer.train(train, monitor, trainer.epochs)
         if self.refit and split:
             tasks.refitting = True  # with what was held out
-            if self._fit_encoder(trainer, data, X, y, corpus):
+            if self._fit_encoder(trainer, data, X, y, sample_weight, corpus):
                 everything = trainer.prepare(data)
             if monitor.best_step:
                 state = trainer.train(
@@ -228,6 +246,15 @@ class BaseFinetuner(
         except ValueError as error:
             raise InvalidParameterError(f"scoring: {error}") from None
 
+    def _check_weighable(self) -> None:
+        """Refuse a `sample_weight` that would change nothing."""
+        spec = self._loss_spec() if self._unweighted else None
+        if spec is not None and spec.needs in self._unweighted:
+            raise ValueError(
+                f"loss={self.loss!r} has no place for sample_weight: it does not learn "
+                "query by query. Leave the weights out, or use another loss."
+            )
+
     def _read(
         self,
         X: Data,
@@ -244,19 +271,27 @@ class BaseFinetuner(
         return read_data(self, X, y, corpus, suffix=suffix, own=own)
 
     def _read_validation(
-        self, X_val: Data, y_val: Data, corpus_val: Data, data: RetrievalData
+        self,
+        X_val: Data,
+        y_val: Data,
+        sample_weight_val: Data,
+        corpus_val: Data,
+        data: RetrievalData,
     ) -> RetrievalData | None:
         if X_val is None:
             if y_val is not None or corpus_val is not None:
                 raise ValueError("y_val and corpus_val go with X_val, which is None.")
+            if sample_weight_val is not None:
+                raise ValueError("sample_weight_val goes with X_val, which is None.")
             return None
         if corpus_val is None and not isinstance(data.relevance, LabelRelevance):
             corpus_val = data.documents
         held_out = self._read(X_val, y_val, corpus_val, fitting=True, suffix="_val")
+        held_out = weigh(held_out, sample_weight_val, "sample_weight_val")
         if not len(held_out.answerable):
             raise ValueError(
-                "No query of X_val has a relevant document in y_val: there is nothing "
-                "to validate by."
+                "No query of X_val has a relevant document in y_val (and a weight "
+                "above 0): there is nothing to validate by."
             )
         return held_out
 
@@ -292,7 +327,7 @@ class BaseFinetuner(
             raise ValueError(
                 f"There is nothing to learn from the {len(data.row_query)} sample(s): "
                 "no query has a relevant document (a grade or label above 0, or "
-                "another row of the same class)."
+                "another row of the same class) and a weight above 0."
             )
 
     def _split(
@@ -314,6 +349,7 @@ class BaseFinetuner(
         data: RetrievalData,
         X: Data,
         y: Data,
+        sample_weight: Data,
         corpus: Data,
         queries: Ints | None = None,
     ) -> bool:
@@ -323,10 +359,11 @@ class BaseFinetuner(
     def _monitor(
         self, trainer: Trainer[Any, Any], data: RetrievalData, validation: Any
     ) -> Monitor:
-        validate, apart = None, 1
+        validate, weights, apart = None, None, 1
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = partial(trainer.scores, validation, check_metrics(names))
+            weights = validation.data.weights
             n_queries, pool = validation.data.n_queries, len(validation.data.documents)
             apart = epochs_apart(trainer, data, n_queries, pool)
         monitor = Monitor(
@@ -337,6 +374,7 @@ class BaseFinetuner(
             trainer.growth,
             self._advice,
             apart,
+            weights,
         )
         trainer.tasks.attributes = lambda: {
             **trainer.attributes(),

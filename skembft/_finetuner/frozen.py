@@ -86,6 +86,7 @@ class FrozenFinetuner(BaseFinetuner):
         data: RetrievalData,
         X: Data,
         y: Data,
+        sample_weight: Data,
         corpus: Data,
         queries: Ints | None = None,
     ) -> bool:
@@ -96,7 +97,10 @@ class FrozenFinetuner(BaseFinetuner):
             if item_kind(self.encoder) != "vector":
                 y, _ = labels_of(X, y)
             X, y = self._select(X, rows, "X"), self._select(y, rows, "y")
-        trainer.encoder = clone(self.encoder).fit(X, y, corpus=corpus)
+            if sample_weight is not None:
+                sample_weight = np.asarray(sample_weight)[rows]
+        encoder = clone(self.encoder)
+        trainer.encoder = encoder.fit(X, y, sample_weight, corpus=corpus)
         return True
 
     def _select(self, values: Data, rows: Ints, name: str) -> Data:

@@ -38,6 +38,8 @@ class Monitor:
         What to try when training did not help.
     apart : int
         Epochs from an evaluation to the next, where no number of steps is set.
+    weights : ndarray of shape (n_queries,) or None
+        Of the queries in validation.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Monitor:
         growth: Callable[[], float | None],
         advice: str,
         apart: int,
+        weights: Floats | None,
     ) -> None:
         self.metric = metric
         self.patience = patience
@@ -57,6 +60,7 @@ class Monitor:
         self.growth = growth
         self.advice = advice
         self.apart = apart
+        self.weights = weights
         self.history: list[Entry] = []
         self.best_step, self.best_epoch = 0, 0.0
         self.best_score: float | None = None
@@ -144,14 +148,19 @@ class Monitor:
         entry = {"step": step, "epoch": epoch, "loss": loss, **settings}
         if self.validate is not None:
             values = self.validate()
-            entry.update({name: float(v.mean()) for name, v in values.items()})
-            self.n_queries = len(values[self.metric])
-            entry["standard_error"] = _standard_error(values[self.metric])
+            for name, value in values.items():
+                entry[name] = float(np.average(value, weights=self.weights))
+            chosen_by = values[self.metric]
+            self.n_queries = len(chosen_by)
+            entry["standard_error"] = _standard_error(chosen_by, self.weights)
         self.history.append(entry)
 
 
-def _standard_error(values: Floats) -> float | None:
+def _standard_error(values: Floats, weights: Floats | None) -> float | None:
     """Of the mean of a sample; None where a single value tells nothing of it."""
-    if len(values) < 2:
+    n = len(values)
+    if n < 2:
         return None
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
+    share = np.full(n, 1 / n) if weights is None else weights / weights.sum()
+    deviations = share * (values - share @ values)
+    return float(np.sqrt(n / (n - 1) * (deviations @ deviations)))

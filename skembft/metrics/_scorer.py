@@ -1,8 +1,9 @@
 """The scorer for searches and cross-validation."""
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.types import Data, Floats, MetricNames, OwnDocuments
@@ -57,9 +58,10 @@ class RetrievalScorer:
         self.metrics = metrics
         self.corpus = corpus
         self.exclude_self = exclude_self
+        self._requests: dict[str, bool | str | None] = {"sample_weight": None}
 
     def __call__(
-        self, estimator: Any, X: Data, y: Data = None
+        self, estimator: Any, X: Data, y: Data = None, sample_weight: Data = None
     ) -> float | dict[str, float]:
         """Return the metric(s) of a fitted estimator on queries and their documents.
 
@@ -69,13 +71,20 @@ class RetrievalScorer:
         X, y : data of any form
             See the guide on data forms. Steps of a `Pipeline` transform X, not the
             documents, as in ``Pipeline.score``.
+        sample_weight : array-like of shape (n,), default=None
+            Weight of every row of X; a query has the mean of its rows' weights. A
+            search passes it on where ``set_score_request(sample_weight=True)`` asks.
 
         Returns
         -------
         float or dict of {str: float}
         """
-        _, ranking = self._rank(estimator, X, y)
-        means = {name: float(v.mean()) for name, v in ranking.values.items()}
+        data, ranking = self._rank(estimator, X, y, sample_weight)
+        weights = None if data.weights is None else data.weights[ranking.queries]
+        means = {
+            name: float(np.average(values, weights=weights))
+            for name, values in ranking.values.items()
+        }
         return means[self.metrics] if isinstance(self.metrics, str) else means
 
     def per_query(
@@ -101,7 +110,33 @@ class RetrievalScorer:
             values[name][ranking.queries] = found
         return values[self.metrics] if isinstance(self.metrics, str) else values
 
-    def _rank(self, estimator: Any, X: Data, y: Data) -> tuple[RetrievalData, Ranking]:
+    def set_score_request(self, *, sample_weight: bool | str | None) -> Self:
+        """Say whether a search passes `sample_weight` on to this scorer.
+
+        Where metadata routing is on.
+
+        Parameters
+        ----------
+        sample_weight : bool, str or None
+            True: yes; False: no; None: it is an error to pass it; a str: its name.
+
+        Returns
+        -------
+        self : object
+        """
+        self._requests = {"sample_weight": sample_weight}
+        return self
+
+    def get_metadata_routing(self) -> MetadataRequest:
+        """What this scorer asks for, as scikit-learn's searches want to know."""
+        request = MetadataRequest(owner=self)
+        for param, alias in self._requests.items():
+            request.score.add_request(param=param, alias=alias)
+        return request
+
+    def _rank(
+        self, estimator: Any, X: Data, y: Data, sample_weight: Data = None
+    ) -> tuple[RetrievalData, Ranking]:
         estimator, X = unwrap(estimator, X)
         exclude_self = self.exclude_self
         if exclude_self is None:
@@ -113,6 +148,7 @@ class RetrievalScorer:
             check_metrics(self.metrics),
             corpus=self.corpus,
             exclude_self=exclude_self,
+            sample_weight=sample_weight,
         )
 
     @property

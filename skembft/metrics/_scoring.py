@@ -1,6 +1,6 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -228,17 +228,20 @@ def rank_estimator(
     corpus: Data = None,
     exclude_self: OwnDocuments = False,
     depth: int = 0,
+    sample_weight: Data = None,
 ) -> tuple[RetrievalData, Ranking]:
-    """Encode and rank once; return the data and their `Ranking`."""
+    """Encode and rank once; return the data, with weights, and their `Ranking`."""
     data, queries, documents, similarity = encode_data(
         estimator, X, y, corpus, exclude_self
     )
+    data = replace(data, weights=data.query_weights(sample_weight))
     return data, rank(
         queries,
         documents,
         data.relevance,
         metrics,
         similarity=similarity,
+        weights=data.weights,
         exclude=data.excluded(exclude_self),
         depth=depth,
     )

@@ -46,9 +46,9 @@ class Recording(AdapterFinetuner):
 
     fits = []
 
-    def fit(self, X, y=None, **options):
+    def fit(self, X, y=None, sample_weight=None, **options):
         self.fits.append((X, y))
-        return super().fit(X, y, **options)
+        return super().fit(X, y, sample_weight, **options)
 
 
 def _forms(queries, relevant):

@@ -93,7 +93,7 @@ def test_losses_of_single_pairs_keep_plain_batches(batches_of):
 
 class _Examples:
     def __init__(self, queries, documents, positive):
-        self.queries, self.documents = queries, documents
+        self.queries, self.documents, self.weights = queries, documents, None
         self.data = type("Data", (), {})()
         self.data.judged = type("Relevance", (), {"known": positive})()
 
