@@ -95,7 +95,9 @@ class InfoNCE:
             log_z = torch.stack(per_direction).mean(dim=0)
         if not self.whole_corpus:
             self.column_of[columns] = -1
-        share = 1 / np.bincount(row)[row] / len(query_index)
+        # of the documents of a query each counts by its grade, as in nDCG
+        grade = self.data.relevance.grades(pair_query, pair_document[:, None])[:, 0]
+        share = grade / np.bincount(row, grade)[row] / len(query_index)
         if self.weight is not None:
             share *= self.weight[query_index][row]
         return ((log_z - positive) * torch.from_numpy(share).float()).sum()

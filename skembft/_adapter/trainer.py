@@ -242,7 +242,8 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     def _solve(self, encoded: EncodedData, monitor: Monitor) -> None:
         """Ridge regression from queries to their documents, toward the identity.
 
-        W minimises mean |W q − d|² + λ |W − I|², the mean weighted by sample_weight.
+        W minimises mean |W q − d|² + λ |W − I|², the mean weighted by grades and
+        sample_weight.
         """
         self.tasks.begin()
         query, document = encoded.data.positive_pairs(
@@ -250,7 +251,9 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         )
         _check_any(query)
         weights = encoded.data.weights
-        share = np.ones(len(query)) if weights is None else weights[query]
+        share = encoded.data.relevance.grades(query, document[:, None])[:, 0]
+        if weights is not None:
+            share *= weights[query]
         shares = torch.from_numpy(share / share.sum())[:, None]
         Q, D = UnitRows(encoded.queries), UnitRows(encoded.documents)
         gram = torch.zeros(self.dim, self.dim, dtype=torch.float64)

@@ -366,3 +366,46 @@ def test_weights_of_validation_go_with_it():
         adapter().fit(Q, D, sample_weight_val=np.ones(N))
     with pytest.raises(ValueError, match="sample_weight_val has shape"):
         adapter().fit(Q, D, X_val=Q, y_val=D, sample_weight_val=np.ones(3))
+
+
+# ---- grades
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"negatives": "corpus"},
+        {"negatives": "batch"},
+        {"solver": "closed_form", "adapter_params": {"ridge": 1e-3}},
+    ],
+)
+def test_a_document_of_a_higher_grade_is_nearer(params):
+    """Two documents answer each query; which of them is nearer follows the grades."""
+
+    def nearer(first, second):
+        y = [{D[i]: first, D[(i + 1) % N]: second} for i in range(N)]
+        fitted = adapter(side="query", **params).fit(Q, y)
+        cosines = (
+            fitted.transform(Q)
+            @ (DOCUMENTS / np.linalg.norm(DOCUMENTS, axis=1)[:, None]).T
+        )
+        return np.mean(np.diag(cosines) - np.diag(np.roll(cosines, -1, axis=1)))
+
+    assert nearer(5, 1) > nearer(1, 1) > nearer(1, 5)
+    assert nearer(2, 2) == pytest.approx(nearer(1, 1), abs=1e-5)
+
+
+def test_the_closed_form_counts_grades():
+    y = [{D[i]: 3.0, D[(i + 7) % N]: 1.0} for i in range(N)]
+    fitted = adapter(solver="closed_form", adapter_params={"ridge": 0.1}).fit(Q, y)
+    repeated = adapter(solver="closed_form", adapter_params={"ridge": 0.1})
+    rows = [
+        (query, document)
+        for query, graded in zip(Q, y, strict=True)
+        for document, grade in graded.items()
+        for _ in range(int(grade))
+    ]
+    repeated.fit(rows)
+    found, expected = fitted.transform(Q), repeated.transform(Q)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
