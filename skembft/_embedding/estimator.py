@@ -122,8 +122,9 @@ class EmbeddingFinetuner(BaseFinetuner):
         Learning rate of every layer as a share of that of the layer above. None means
         one rate for all.
     precision : {"float32", "auto"}, default="float32"
-        "auto" trains and encodes in bfloat16 (autocast) where the device has it. On a
-        CPU, dropout then draws other random numbers than PyTorch's own, faster.
+        Of the arithmetic; weights are float32, however the model is stored. "auto"
+        trains and encodes in bfloat16 (autocast) where the device has it. On a CPU,
+        dropout then draws other random numbers than PyTorch's own, faster.
     gradient_accumulation_steps : int, default=1
         Batches whose gradients are added up for a step of the optimizer. In-batch
         negatives do not grow by it.

@@ -14,6 +14,7 @@ _WEIGHTS = {".safetensors", ".bin", ".pt", ".onnx", ".xml"}
 # formats and notes that no backend of Sentence Transformers reads
 _UNREAD = {".md", ".h5", ".msgpack", ".ot", ".tflite"}
 _UNREAD_NAMES = {"data_config.json"}
+_FLOAT32 = (None, "float32")  # what a transformer's config says of its weights
 UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
 
 
@@ -124,6 +125,17 @@ class ModelFiles:
             stamp.append((str(path), name, stat.st_size, stat.st_mtime_ns))
         return _hash_files(tuple(stamp))
 
+    def in_float32(self) -> bool:
+        """Whether all weights are stored in float32, and plainly loaded in it."""
+        for path in self._paths("torch", False):
+            if path.suffix == ".safetensors" and not _holds_float32(path):
+                return False
+            if path.name == "config.json":
+                config = self._read(path)
+                if (config.get("dtype") or config.get("torch_dtype")) not in _FLOAT32:
+                    return False
+        return True
+
     def has_weights(self) -> bool:
         """Whether more was downloaded than a model's settings."""
         paths = self._paths("onnx", False)
@@ -174,6 +186,14 @@ class ModelFiles:
         except ValueError as error:
             reason = f"{path.name} is not JSON ({error})."
             raise cannot_load(str(self.root), reason) from error
+
+
+def _holds_float32(path: Path) -> bool:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        types = {file.get_slice(name).get_dtype() for name in file.keys()}
+    return not any(name.startswith(("F", "BF")) for name in types - {"F32"})
 
 
 @lru_cache(maxsize=64)

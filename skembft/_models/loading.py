@@ -153,7 +153,7 @@ def is_available(device: str | torch.device | None) -> bool:
 def load_model(
     options: ModelOptions, revision: str | None = None
 ) -> SentenceTransformer:
-    """Load a Sentence Transformer, or raise an OSError that says what to do.
+    """Load a Sentence Transformer in float32, or raise an OSError that says what to do.
 
     `revision` is a commit of a model on the hub; None means the newest.
     """
@@ -172,14 +172,25 @@ def load_model(
                 trust_remote_code=options.trust_remote_code,
                 truncate_dim=options.truncate_dim,
                 backend=options.backend,
+                model_kwargs=_model_kwargs(options),
             )
     except (OSError, ValueError) as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise
         raise cannot_load(model_id, _first_line(error)) from error
+    if options.backend == "torch":
+        model.float()  # modules other than the transformer are loaded as stored
     if options.max_seq_length is not None:
         model.max_seq_length = options.max_seq_length
     return model
+
+
+def _model_kwargs(options: ModelOptions) -> types.Params:
+    """Arguments of the transformer: its weights are float32, however they are stored.
+
+    Rounded steps of training would be lost in bfloat16 and float16.
+    """
+    return {"dtype": torch.float32} if options.backend == "torch" else {}
 
 
 def save_merged(model: SentenceTransformer, directory: types.Path) -> None:

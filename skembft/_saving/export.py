@@ -258,9 +258,14 @@ def _entry(index: int, path: str, name: str) -> dict[str, Any]:
 
 
 def _is_plain(root: Path) -> bool:
-    """Whether copying a directory's files makes a model of shipped modules."""
+    """Whether copying a directory's files makes a model of shipped modules.
+
+    Of what is stored in bfloat16 or float16, plain loading would compute in that.
+    """
     files = ModelFiles(root)
     if not files._modules() or (root / "adapter_config.json").exists():
+        return False
+    if not files.in_float32():
         return False
     return not any(path.suffix in UNSAFE for path in files._paths("torch", False))
 

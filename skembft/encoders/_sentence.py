@@ -73,9 +73,10 @@ class SentenceEncoder(StoredEncoder):
     normalize : bool, default=True
         Scale vectors to unit length.
     precision : {"float32", "auto"}, default="float32"
-        "auto" computes in bfloat16 on a CPU or GPU that has it natively: two to three
-        times as fast, at a cosine of 0.9995 or more to float32. Results then vary with
-        the machine. A copy of the weights takes half as much memory again.
+        "float32" means it however the model is stored. "auto" computes in bfloat16 on
+        a CPU or GPU that has it natively: two to three times as fast, at a cosine of
+        0.9995 or more to float32. Results then vary with the machine. A copy of the
+        weights takes half as much memory again.
     max_seq_length : int, default=None
         Tokens after which a text is cut. None means the model's own limit.
     truncate_dim : int, default=None
