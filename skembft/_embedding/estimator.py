@@ -23,6 +23,7 @@ from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
 from skembft._losses.params import check_loss
 from skembft._losses.table import LOSSES, find_loss
+from skembft._models.params import HasModelParams, check_model_params
 from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import State
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
 
 @saved_by_name
-class EmbeddingFinetuner(BaseFinetuner):
+class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     """Fine-tune every weight of a Sentence Transformers model for retrieval.
 
     Training is done by Sentence Transformers' own trainer, with its losses; the result
@@ -143,6 +144,10 @@ class EmbeddingFinetuner(BaseFinetuner):
         Keep the first so many dimensions of the vectors.
     trust_remote_code : bool, default=False
         Allow models that bring their own code. It runs with your rights.
+    model_params : dict, default=None
+        Arguments of `SentenceTransformer`: "revision" of a name on the hub, "token",
+        "model_kwargs" (such as {"dtype": "bfloat16"} or "attn_implementation"),
+        "processor_kwargs", "config_kwargs". The token is not shown, pickled or saved.
     model_output_path : path, default=None
         Directory for the fine-tuned model, in Sentence Transformers' format, and for
         its checkpoints. In a search only the refitted best model is written.
@@ -268,6 +273,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         max_seq_length: int | None = None,
         truncate_dim: int | None = None,
         trust_remote_code: bool = False,
+        model_params: Params | None = None,
         model_output_path: Path | None = None,
         save_checkpoints: bool = False,
         checkpoint_save_steps: int = 500,
@@ -307,6 +313,7 @@ class EmbeddingFinetuner(BaseFinetuner):
         self.max_seq_length = max_seq_length
         self.truncate_dim = truncate_dim
         self.trust_remote_code = trust_remote_code
+        self.model_params = model_params
         self.model_output_path = model_output_path
         self.save_checkpoints = save_checkpoints
         self.checkpoint_save_steps = checkpoint_save_steps
@@ -320,6 +327,7 @@ class EmbeddingFinetuner(BaseFinetuner):
     def _validate_params(self) -> None:
         check_model_id(self.model_id)
         super()._validate_params()
+        check_model_params(self.model_params, self.trust_remote_code)
 
     # ---- fit
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.trainer import Settings
+from skembft._models.params import described
 from skembft._utils.types import Items
 
 Identity: TypeAlias = dict[str, Any]  # JSON values by readable names
@@ -37,6 +38,7 @@ def identity_of(
         for name, value in estimator.get_params(deep=False).items()
         if name not in _NOT_TRAINING
     }
+    identity["model_params"] = described(estimator.model_params)
     identity["weights of the model"] = model_fingerprint
     for prefix, part in (("", data), ("validation ", held_out)):
         if part is not None:

@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from sklearn.utils._param_validation import InvalidParameterError
@@ -72,9 +73,34 @@ def choose_weights(
             add_lora(model, trainable_params)
         return
     merge_lora(model)
-    model.requires_grad_(True)
+    if any(not p.is_floating_point() for p in model.parameters()):
+        raise InvalidParameterError(
+            f"trainable={trainable!r} needs weights that are floating-point numbers, "
+            "and model_params ask for quantised ones: use trainable='lora'."
+        )
+    _train_all(model)
     if trainable != "all":
         freeze_lower_layers(model, int(trainable))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise InvalidParameterError(
+            f"Nothing of the model can be trained: its {type(model[0]).__name__} says "
+            "update_embeddings=False, and no other module has weights."
+        )
+    if any(p.dtype == torch.float16 for p in trained):
+        raise InvalidParameterError(
+            "model_params ask for weights in float16, in which the steps of training "
+            "are lost: leave the dtype out (they are float32 then), or use "
+            "trainable='lora'."
+        )
+
+
+def _train_all(model: SentenceTransformer) -> None:
+    """Mark all weights as trained but those of modules that say otherwise."""
+    model.requires_grad_(True)
+    for module in model.modules():
+        if getattr(module, "update_embeddings", True) is False:
+            module.requires_grad_(False)
 
 
 def freeze_lower_layers(model: SentenceTransformer, n_top: int) -> LayerStack:
@@ -163,6 +189,9 @@ def add_lora(model: SentenceTransformer, params: Params | None) -> None:
         )
     model.requires_grad_(False)
     model.add_adapter(lora_config(params))
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # in the type of the frozen weights, steps are lost
+            parameter.data = parameter.data.float()
 
 
 def finish(model: SentenceTransformer, params: Params | None) -> None:
@@ -170,4 +199,4 @@ def finish(model: SentenceTransformer, params: Params | None) -> None:
     if (params or {}).get("merge"):
         merge_lora(model)
     if not has_lora(model):
-        model.requires_grad_(True)
+        _train_all(model)

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from sklearn.utils._param_validation import InvalidParameterError
+
 Backend: TypeAlias = Literal["torch", "onnx", "openvino"]
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".onnx", ".xml"}
@@ -28,18 +30,27 @@ def cannot_load(model_id: str, reason: str) -> OSError:
     )
 
 
-def find_model(model_id: str, *, loaded: bool = False) -> "ModelFiles | None":
+def find_model(
+    model_id: str, revision: str | None = None, *, loaded: bool = False
+) -> "ModelFiles | None":
     """Return the files of a model on this machine, or None where it must be loaded.
 
     Parameters
     ----------
     model_id : str
-        A directory, or a name on the hub, which means the revision that lies in the
-        local cache of the hub.
+        A directory, or a name on the hub, which means what lies in the local cache of
+        the hub.
+    revision : str or None
+        A branch, tag or commit of a name on the hub; None is its main branch.
     loaded : bool
         Whether the model was loaded just now, so that nothing of it is missing.
     """
     if os.path.isdir(model_id):
+        if revision is not None:
+            raise InvalidParameterError(
+                f"model_params: revision={revision!r} goes with a name on the hub, and "
+                f"{model_id!r} is a directory."
+            )
         return ModelFiles(Path(model_id))
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
@@ -51,7 +62,9 @@ def find_model(model_id: str, *, loaded: bool = False) -> "ModelFiles | None":
         try:
             # each is a path, None (unknown) or an object that says it does not exist
             modules, prompts, config = (
-                try_to_load_from_cache(owner + model_id, name, cache_dir=cache)
+                try_to_load_from_cache(
+                    owner + model_id, name, cache_dir=cache, revision=revision
+                )
                 for name in (
                     "modules.json",
                     "config_sentence_transformers.json",

@@ -17,10 +17,12 @@ from sentence_transformers.sentence_transformer.modules import (
     Normalize,
 )
 from sentence_transformers.util import get_device_name
+from sklearn.utils._param_validation import InvalidParameterError
 from transformers.utils import logging as transformers_logging
 
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
-from skembft._models.lora import has_lora, merge_lora
+from skembft._models.lora import has_lora, merge_lora, transformer_of
+from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
 from skembft._models.random_state import isolated_rng, process_state_lock
 from skembft._utils import types
@@ -45,6 +47,12 @@ class ModelOptions:
     trust_remote_code: bool = False
     device: str | None = None
     backend: Backend = "torch"
+    model_params: types.Params | None = field(default=None, compare=False)
+
+    @property
+    def revision(self) -> str | None:
+        """The branch, tag or commit of a name on the hub; None is the newest."""
+        return (self.model_params or {}).get("revision")
 
     @classmethod
     def of(cls, estimator: HasModelId) -> Self:
@@ -65,9 +73,10 @@ class LoadedModel:
         """The model that computes in "float32" or "bf16"; to be called with the lock.
 
         The second is a copy whose weights and activations are bfloat16, which is a
-        quarter faster than autocast; where there is none, autocast has to do.
+        quarter faster than autocast; where there is none, autocast has to do. Weights
+        of another type than float32 are what the user asked for.
         """
-        if precision == "float32":
+        if precision == "float32" or self.model.dtype != torch.float32:
             return self.model
         return self._bf16_model or self.model
 
@@ -76,7 +85,8 @@ class LoadedModel:
         return bf16_copy(self.model)
 
 
-_Key: TypeAlias = tuple[ModelOptions, str | None]  # with a hash of the files
+# with the key of `model_params`, and a hash of the files
+_Key: TypeAlias = tuple[ModelOptions, str, str | None]
 _loaded: OrderedDict[_Key, LoadedModel] = OrderedDict()
 _loaded_lock = threading.RLock()
 
@@ -84,16 +94,17 @@ _loaded_lock = threading.RLock()
 def load_shared(options: ModelOptions) -> LoadedModel:
     """Load a model once per process; a directory that changed is loaded again."""
     with _loaded_lock:
-        files = find_model(options.model_id)
+        files = find_model(options.model_id, options.revision)
         if files is not None and (key := _loaded_key(options, files)) in _loaded:
             _loaded.move_to_end(key)
             return _loaded[key]
     # in this order: a fit holds the random states, and may load a guide
     with process_state_lock, _loaded_lock:
-        files = find_model(options.model_id)
+        files = find_model(options.model_id, options.revision)
         if files is None:
             model = load_model(options)
-            key = _loaded_key(options, find_model(options.model_id, loaded=True))
+            files = find_model(options.model_id, options.revision, loaded=True)
+            key = _loaded_key(options, files)
         else:
             key = _loaded_key(options, files)
             if key not in _loaded:
@@ -118,10 +129,10 @@ def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
         options = replace(options, device="cpu")
     loaded = load_shared(options)
     with loaded.lock:
-        model = deepcopy(loaded.model).requires_grad_(True).to(device)
+        model = deepcopy(loaded.model).to(device)
     merge_lora(model)
-    files = find_model(options.model_id, loaded=True)
-    return model, _loaded_key(options, files)[1] or hash_weights(model)
+    files = find_model(options.model_id, options.revision, loaded=True)
+    return model, _loaded_key(options, files)[-1] or hash_weights(model)
 
 
 def hash_weights(model: SentenceTransformer) -> str:
@@ -135,10 +146,15 @@ def hash_weights(model: SentenceTransformer) -> str:
 
 
 def _loaded_key(options: ModelOptions, files: ModelFiles | None) -> _Key:
+    key = key_of(options.model_params)
     if files is None:
-        return options, None
-    return options, files.fingerprint(
-        backend=options.backend, trust_remote_code=options.trust_remote_code
+        return options, key, None
+    return (
+        options,
+        key,
+        files.fingerprint(
+            backend=options.backend, trust_remote_code=options.trust_remote_code
+        ),
     )
 
 
@@ -155,42 +171,72 @@ def load_model(
 ) -> SentenceTransformer:
     """Load a Sentence Transformer in float32, or raise an OSError that says what to do.
 
-    `revision` is a commit of a model on the hub; None means the newest.
+    `revision` is a commit of a model on the hub; None means that of the options.
     """
     if not is_available(options.device):
         raise ValueError(
             f"device={options.device!r} is not available on this machine; pass None to "
             "take the best there is."
         )
-    model_id = options.model_id
+    model_id, params = options.model_id, options.model_params or {}
     try:
         with no_progress_bar(), isolated_rng():
             model = SentenceTransformer(
                 model_id,
-                revision=revision,
                 device=options.device,
                 trust_remote_code=options.trust_remote_code,
                 truncate_dim=options.truncate_dim,
                 backend=options.backend,
-                model_kwargs=_model_kwargs(options),
+                **{
+                    **params,
+                    "revision": revision or options.revision,
+                    "model_kwargs": _model_kwargs(options),
+                },
             )
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
+        reason = _first_line(error)
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise
-        raise cannot_load(model_id, _first_line(error)) from error
-    if options.backend == "torch":
-        model.float()  # modules other than the transformer are loaded as stored
+        if not isinstance(error, OSError) and _has_arguments(params):
+            raise InvalidParameterError(
+                f"model_params: {model_id!r} cannot be loaded with them: {reason}"
+            ) from error
+        if isinstance(error, TypeError):
+            raise
+        if options.revision is not None:
+            reason = f"revision {options.revision!r}: {reason}"
+        raise cannot_load(model_id, reason) from error
+    _set_dtype(model, options)
     if options.max_seq_length is not None:
         model.max_seq_length = options.max_seq_length
     return model
 
 
-def _model_kwargs(options: ModelOptions) -> types.Params:
-    """Arguments of the transformer: its weights are float32, however they are stored.
+def _has_arguments(params: types.Params) -> bool:
+    return any(params.get(name) for name in params if name.endswith("_kwargs"))
 
-    Rounded steps of training would be lost in bfloat16 and float16.
+
+def _model_kwargs(options: ModelOptions) -> types.Params:
+    """Arguments of the transformer: its weights are float32 unless the user says other.
+
+    Small steps of training would be lost in what is stored in bfloat16 or float16.
     """
-    return {"dtype": torch.float32} if options.backend == "torch" else {}
+    params = options.model_params
+    given = (params or {}).get("model_kwargs") or {}
+    if options.backend != "torch" or dtype_of(params) or is_quantized(params):
+        return given
+    return {**given, "dtype": torch.float32}
+
+
+def _set_dtype(model: SentenceTransformer, options: ModelOptions) -> None:
+    """Give modules the type of their weights that transformers gives a transformer."""
+    dtype, transformer = dtype_of(options.model_params), transformer_of(model)
+    if options.backend != "torch" or getattr(transformer, "hf_quantizer", None):
+        return
+    if dtype is None:
+        model.float()
+    elif dtype != "auto" and transformer is None:
+        model.to(getattr(torch, dtype))
 
 
 def save_merged(model: SentenceTransformer, directory: types.Path) -> None:

@@ -115,7 +115,9 @@ class Exporter:
 
     def _write_base(self, directory: Path, role: Role | None = None) -> Modules:
         """Write the files of the base; return its list of modules."""
-        if self.root is None or not _is_plain(self.root):
+        # other weights than the stored ones may have been asked for
+        params = getattr(self.base, "model_params", None)
+        if self.root is None or params or not _is_plain(self.root):
             self._save_loaded(directory)
         else:
             for path in ModelFiles(self.root)._paths("torch", False):

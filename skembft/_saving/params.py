@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from sklearn.frozen import FrozenEstimator
 
+from skembft._models.params import described
 from skembft._saving.registry import finetuners
 from skembft._utils.estimators import plain_value
 from skembft._utils.messages import shorten
@@ -66,7 +67,12 @@ def not_restored(content: Content) -> dict[str, Any]:
 
 
 def plain_parameter(name: str, value: Any) -> tuple[Json, bool]:
-    """As `plain`, of a parameter; one that holds texts of the user has only a name."""
+    """As `plain`, of a parameter; one that holds texts of the user has only a name.
+
+    No token is kept.
+    """
+    if name == "model_params":
+        return described(value), True
     if name == "exclude_self" and isinstance(value, Mapping):
         return f"a dict of {len(value)} queries", False
     return plain(value)

@@ -312,7 +312,8 @@ class State:
 
 def _is_here(encoder: SentenceEncoder) -> bool:
     """Whether the model of a SentenceEncoder is on this machine."""
-    return find_model(os.fspath(encoder.model_id)) is not None
+    revision = (encoder.model_params or {}).get("revision")
+    return find_model(os.fspath(encoder.model_id), revision) is not None
 
 
 def _digest(path: Path) -> str:

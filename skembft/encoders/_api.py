@@ -4,12 +4,13 @@ import os
 import pickle
 import uuid
 from contextlib import suppress
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, InvalidParameterError
 
+from skembft._utils.hidden import Hidden, name_of
 from skembft._utils.types import Path, Role, Vectors
 from skembft._utils.vectors import unit_rows
 from skembft.encoders._store import Key, Portions, get_store
@@ -120,6 +121,34 @@ class APIEncoder(StoredEncoder):
         self.cache_dir = cache_dir
         self.max_store_bytes = max_store_bytes
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Hidden) and name == "client":  # from `get_params`
+            self._shown_client = value
+            value = value.value
+        super().__setattr__(name, value)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters; the client is shown by its name only.
+
+        Its own representation may hold credentials. It is the `value` of what is
+        returned, and `client` itself.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+
+        Returns
+        -------
+        params : dict
+        """
+        params = super().get_params(deep)
+        if not isinstance(self.client, Real | None):
+            shown = self.__dict__.get("_shown_client")
+            if shown is None or shown.value is not self.client:
+                shown = self._shown_client = Hidden(self.client)
+            params["client"] = shown
+        return params
+
     def _validate_params(self) -> None:
         super()._validate_params()
         if self.cache_dir is not None and not self.model_name:
@@ -140,7 +169,7 @@ class APIEncoder(StoredEncoder):
                     return queries
                 return documents
         raise InvalidParameterError(
-            f"client is {_named(client)}, which cannot encode texts: pass an "
+            f"client is {name_of(client)}, which cannot encode texts: pass an "
             "object with embed_documents and embed_query, with "
             "get_text_embedding_batch, or with encode, or a function from a list of "
             "texts to a matrix."
@@ -220,12 +249,12 @@ class APIEncoder(StoredEncoder):
         else:
             return matrix
         raise ValueError(
-            f"The client {_named(self.client)} returned {wrong} for the batch {what}, "
+            f"The client {name_of(self.client)} returned {wrong} for the batch {what}, "
             f"{n} in number; {mend}. Nothing of this batch is stored."
         )
 
     def __sklearn_clone__(self) -> Self:
-        clone = type(self)(**self.get_params(deep=False))  # shares the client
+        clone = type(self)(**self.get_params(deep=False))
         if hasattr(self, "_named_client"):
             clone._named_client = self._named_client
         if hasattr(self, "_sklearn_output_config"):
@@ -239,11 +268,12 @@ class APIEncoder(StoredEncoder):
                 pickle.dumps(self.client)
         except TypeError as error:
             raise TypeError(
-                f"The client {_named(self.client)} of the APIEncoder cannot be pickled "
-                f"({error}): open its connection at first use instead of keeping it, "
-                "or stay in one process, n_jobs=1."
+                f"The client {name_of(self.client)} of the APIEncoder cannot be "
+                f"pickled ({error}): open its connection at first use instead of "
+                "keeping it, or stay in one process, n_jobs=1."
             ) from error
         state = dict(super().__getstate__())
+        state.pop("_shown_client", None)
         if self.model_name is None:  # or workers would pay again for every task
             state["_named_client"] = (self.client, self._client_name())
         return state
@@ -263,8 +293,3 @@ class _Identity:
 
     def __hash__(self) -> int:
         return id(self.thing)
-
-
-def _named(client: Any) -> str:
-    """How messages name a client; its own representation may hold credentials."""
-    return getattr(client, "__name__", None) or type(client).__name__

@@ -13,8 +13,9 @@ from sklearn.utils._param_validation import (
 )
 
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
+from skembft._models.params import HasModelParams, check_model_params, key_of
 from skembft._models.prompts import choose_prompt
-from skembft._utils.types import Path, Role
+from skembft._utils.types import Params, Path, Role
 from skembft.encoders._store import Key, Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
@@ -32,6 +33,7 @@ MODEL_CONSTRAINTS: dict[str, list[Any]] = {
     "max_seq_length": [Interval(Integral, 1, None, closed="left"), None],
     "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
     "trust_remote_code": ["boolean"],
+    "model_params": [dict, None],
     "device": [str, None],
 }
 
@@ -50,7 +52,7 @@ def check_model_id(model_id: object) -> None:
         )
 
 
-class SentenceEncoder(StoredEncoder):
+class SentenceEncoder(HasModelParams, StoredEncoder):
     """Encode texts with a frozen Sentence Transformers model, each text once.
 
     Every distinct text is encoded once per process: all encoders of the same model,
@@ -83,6 +85,10 @@ class SentenceEncoder(StoredEncoder):
         Keep the first so many dimensions (of a Matryoshka model).
     trust_remote_code : bool, default=False
         Allow models that bring their own code. It runs with your rights.
+    model_params : dict, default=None
+        Arguments of `SentenceTransformer`: "revision" of a name on the hub, "token",
+        "model_kwargs" (such as {"dtype": "bfloat16"} or "attn_implementation"),
+        "processor_kwargs", "config_kwargs". The token is not shown, pickled or saved.
     device : str, default=None
         Where to compute: "cpu", "cuda", "mps", … None takes the best there is when it
         is used; it is never stored.
@@ -133,6 +139,7 @@ class SentenceEncoder(StoredEncoder):
         max_seq_length: int | None = None,
         truncate_dim: int | None = None,
         trust_remote_code: bool = False,
+        model_params: Params | None = None,
         device: str | None = None,
         backend: Backend = "torch",
         cache_dir: Path | None = None,
@@ -146,6 +153,7 @@ class SentenceEncoder(StoredEncoder):
         self.max_seq_length = max_seq_length
         self.truncate_dim = truncate_dim
         self.trust_remote_code = trust_remote_code
+        self.model_params = model_params
         self.device = device
         self.backend = backend
         self.cache_dir = cache_dir
@@ -154,6 +162,7 @@ class SentenceEncoder(StoredEncoder):
     def _validate_params(self) -> None:
         check_model_id(self.model_id)
         super()._validate_params()
+        check_model_params(self.model_params, self.trust_remote_code)
 
     # None of the following loads the model, but for a hub name seen for the first time
 
@@ -163,7 +172,8 @@ class SentenceEncoder(StoredEncoder):
         files = self._files()
         prompts = [self._prompt(files, role) for role in ROLES]
         settings = (prompts, self.normalize, self.max_seq_length, self.truncate_dim)
-        return f"{self._weights(files)} {settings}"
+        key = key_of(self.model_params)
+        return f"{self._weights(files)} {settings}{key and f' {key}'}"
 
     def _store_key(self, role: Role) -> Key:
         files = self._files()
@@ -176,14 +186,16 @@ class SentenceEncoder(StoredEncoder):
             self.max_seq_length,
             self.truncate_dim,
             self.backend,
+            key_of(self.model_params),
         )
 
     def _files(self) -> ModelFiles:
         model_id = os.fspath(self.model_id)
-        files = find_model(model_id)
+        revision = (self.model_params or {}).get("revision")
+        files = find_model(model_id, revision)
         if files is None:
             self._load()
-            files = find_model(model_id, loaded=True)
+            files = find_model(model_id, revision, loaded=True)
         if files is None:
             raise cannot_load(model_id, "its files are not in the cache of the hub.")
         return files
