@@ -111,19 +111,42 @@ def freeze_lower_layers(model: SentenceTransformer, n_top: int) -> LayerStack:
             f"trainable={n_top} top layers are more than the model has: "
             f"{len(stack.layers)}."
         )
-    # all that the transformer registers before its layers, or beside them, feeds them
-    first = next(stack.layers.parameters())
-    transformer = transformer_of(model)
-    assert transformer is not None  # as it has layers
-    for parameter in transformer.parameters():
-        if parameter is first:
-            break
+    for parameter in _feeding(model, stack).values():
         parameter.requires_grad_(False)
-    if stack.parent is not transformer:
-        stack.parent.requires_grad_(False)
     for i, layer in enumerate(stack.layers):
         layer.requires_grad_(i >= len(stack.layers) - n_top)
     return stack
+
+
+def _feeding(model: SentenceTransformer, stack: LayerStack) -> dict[str, nn.Parameter]:
+    """The transformer's weights by name that are neither in its layers nor after them.
+
+    A module is after the layers if it is not used before the last one is: where it is
+    registered does not tell.
+    """
+    transformer = transformer_of(model)
+    assert transformer is not None  # as it has layers
+    is_after: dict[nn.Module, bool] = {}
+    done: list[bool] = []
+
+    def note(module: nn.Module, _: object) -> None:
+        is_after.setdefault(module, bool(done))
+
+    hooks = [module.register_forward_pre_hook(note) for module in transformer.modules()]
+    hooks.append(stack.layers[-1].register_forward_hook(lambda *_: done.append(True)))
+    try:
+        model.encode(["a"], show_progress_bar=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    after = [module for module in is_after if is_after[module]]
+    apart = {id(p) for module in (stack.layers, *after) for p in module.parameters()}
+    of_transformer = {id(p) for p in transformer.parameters()}
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) in of_transformer - apart
+    }
 
 
 def layer_rates(
@@ -142,10 +165,7 @@ def layer_rates(
         * decay ** (depth - 1 - i)
         for i in range(depth)
     }
-    layers = {id(p) for p in stack.layers.parameters()}
-    for name, parameter in model.named_parameters():
-        if id(parameter) in layers:
-            break
+    for name in _feeding(model, stack):
         rates[rf"(^|\.){re.escape(name)}$"] = learning_rate * decay**depth
     return rates
 

@@ -27,27 +27,47 @@ class _Stop(Exception):
     """Carries what the lower layers give out of a forward pass."""
 
 
-class _Capture(nn.Module):
-    """In the place of the first trained layer: ends the pass with its input."""
+class _Stand(nn.Module):
+    """In the place of a layer, whose attributes a model may read."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        self.attention_type = getattr(layer, "attention_type", None)
+        self.__dict__["layer"] = layer  # no module of this one
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["layer"], name)
+
+
+class _Capture(_Stand):
+    """In the place of the first trained layer: ends the pass with its input."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         raise _Stop(hidden_states)
 
 
-class _Insert(_Capture):
-    """In the place of the frozen layers: gives what they gave."""
+class _Pass(_Stand):
+    """In the place of a frozen layer: gives what it gets.
 
-    hidden: Tensor | None = None
+    It keeps the others at their places: which attention a layer has may depend on it.
+    """
+
     in_tuple = False  # as some models' layers give it
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states,) if self.in_tuple else hidden_states
+
+
+class _Insert(_Pass):
+    """In the place of the lowest layer: gives what the frozen layers gave."""
+
+    hidden: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         assert self.hidden is not None
-        hidden = self.hidden.to(hidden_states.dtype)
-        return (hidden,) if self.in_tuple else hidden
+        return super().forward(self.hidden.to(hidden_states.dtype))
 
 
 @contextmanager
@@ -73,27 +93,25 @@ class _LowerLayers:
     ) -> None:
         self.model, self.stack = model, stack
         self.plain = model.forward
-        layers = list(stack.layers)
-        top = layers[len(layers) - n_top :]
-        self.insert = _Insert(top[0])
         self.full = stack.layers
-        self.lower = nn.ModuleList([*layers[: len(layers) - n_top], _Capture(top[0])])
-        self.upper = nn.ModuleList([self.insert, *top])
+        n_frozen = len(self.full) - n_top
+        frozen, top = list(self.full)[:n_frozen], list(self.full)[n_frozen:]
+        self.insert = _Insert(frozen[0])
+        self.passed = [self.insert, *map(_Pass, frozen[1:])]
+        # of the same length as the whole list
+        self.lower = nn.ModuleList([*frozen, _Capture(top[0]), *top[1:]])
+        self.upper = nn.ModuleList([*self.passed, *top])
         self.store = _HiddenStates(directory)
-        self.works: bool | None = None  # unknown until the first batch
+        self.works = True
+        self.checked = 0  # the width of the widest batch that was compared
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         mask = features.get("attention_mask")
-        cacheable = (
-            self.works is not False
-            and mask is not None
-            and mask.ndim == 2
-            and bool(mask[:, 0].all())
-        )
-        if not cacheable:
+        if mask is None or mask.ndim != 2 or not (self.works and mask[:, 0].all()):
             return self.plain(features, **kwargs)
-        if self.works is None:
-            self.works = self._check(features, **kwargs)
+        width = mask.shape[1]
+        if width > self.checked:  # short texts may not tell, as within a window
+            self.works, self.checked = self._check(features, **kwargs), width
             return self.forward(features, **kwargs)
         return self._from_store(features, **kwargs)
 
@@ -151,7 +169,9 @@ class _LowerLayers:
         try:
             with torch.no_grad():
                 expected = self.plain(dict(features), **kwargs)["sentence_embedding"]
-                for self.insert.in_tuple in (False, True):
+                for in_tuple in dict.fromkeys((self.insert.in_tuple, False, True)):
+                    for layer in self.passed:
+                        layer.in_tuple = in_tuple
                     if self._gives(expected, features, **kwargs):
                         return True
         finally:
