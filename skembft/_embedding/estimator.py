@@ -150,7 +150,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         "processor_kwargs", "config_kwargs". The token is not shown, pickled or saved.
     model_output_path : path, default=None
         Directory for the fine-tuned model, in Sentence Transformers' format, and for
-        its checkpoints. In a search only the refitted best model is written.
+        its checkpoints. In a search only the refitted best model is written. Files that
+        no fit wrote there are an error; a model of an earlier fit is replaced.
     save_checkpoints : bool, default=False
         Save checkpoints, below `model_output_path`. Every fit has its own directory
         there, named by a hash of its data and parameters.

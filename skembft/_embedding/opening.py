@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from skembft._data.retrieval_data import RetrievalData
 from skembft._embedding.checkpoints import Run
 from skembft._embedding.identity import identity_of
+from skembft._embedding.output import CHECKPOINTS
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainer import ModelTrainer
 from skembft._finetuner.trainer import Settings
@@ -49,7 +50,7 @@ def open_trainer(
     if finetuner.save_checkpoints or finetuner.resume_from_checkpoint:
         run = processes.first(
             lambda: Run(
-                os.path.join(output, "checkpoints"),
+                os.path.join(output, CHECKPOINTS),
                 identity_of(finetuner, fingerprint, data, held_out),
                 resume=finetuner.resume_from_checkpoint,
                 others_allowed=warm or in_search(),

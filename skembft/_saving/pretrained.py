@@ -161,7 +161,7 @@ def _check_place(path: types.Path, finetuner: Any) -> None:
                 f"{str(path)!r} is or holds the base model, which would be "
                 "overwritten: pass another directory."
             )
-    written = _written_files(path)
+    written = written_files(path)
     others = sorted(files_in(path) - written)
     if others and not written:
         raise FileExistsError(
@@ -184,7 +184,7 @@ def _models_of(estimator: Any) -> Iterator[types.Path]:
         estimator = getattr(estimator, "encoder_", None)
 
 
-def _written_files(directory: Path) -> set[str]:
+def written_files(directory: Path) -> set[str]:
     """Those that `save_pretrained` wrote there, as far as it can be told."""
     try:
         content = checked_json(directory / STATE)
