@@ -21,6 +21,7 @@ from skembft._saving.registry import saved_by_name
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.types import Data, OwnDocuments, Params, RandomState, Vectors
+from skembft._utils.vectors import read_vectors, to_array
 from skembft.metrics._scoring import item_kind, read_data
 
 if TYPE_CHECKING:
@@ -319,8 +320,12 @@ class AdapterFinetuner(FrozenFinetuner):
                 "with encoder=None, y holds class labels or the vectors of the "
                 "relevant documents."
             )
-        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        X = self._check_X(X, f"X{suffix}", reset)
         return check_vector_data(X, y, corpus, suffix)
+
+    def _check_X(self, X: Data, name: str, reset: bool = False) -> Vectors:
+        X = read_vectors(X, name)
+        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
 
     def _open(
         self,
@@ -382,13 +387,13 @@ class AdapterFinetuner(FrozenFinetuner):
         """
         check_is_fitted(self)
         if self.encoder_ is None:
-            X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+            X = self._check_X(X, "X")
         return self._query_vectors(X)
 
     def _query_vectors(self, queries: Data) -> Vectors:
         if self.encoder_ is not None:
             queries = self._checked_encoder().transform(queries)
-        return self._apply("query", np.asarray(queries))
+        return self._apply("query", to_array(queries, "The query vectors"))
 
     def _apply(self, side: str, vectors: Vectors) -> Vectors:
         adapter, params = self._adapter_spec
@@ -417,7 +422,8 @@ class AdapterFinetuner(FrozenFinetuner):
         if self.encoder_ is None:
             vectors = check_vectors(D, "D", self.n_features_in_)
         else:
-            vectors = np.asarray(self._checked_encoder().transform_documents(D))
+            encoder = self._checked_encoder()
+            vectors = to_array(encoder.transform_documents(D), "The document vectors")
         if "document" in self.weights_:
             return self._apply("document", vectors)
         return np.asarray(vectors, dtype=np.float32)

@@ -38,6 +38,7 @@ from skembft._utils.types import (
     Similarity,
     Vectors,
 )
+from skembft._utils.vectors import to_array
 from skembft.metrics._scoring import item_kind, read_data
 
 _DOCUMENTS = "documents.json"  # in a saved directory
@@ -316,6 +317,7 @@ class CorpusFinetuner(FrozenFinetuner):
         vectors = self._checked_encoder().transform_documents(documents)
         if self._similarity == "dot":
             vectors = unit_vectors(vectors)
+        vectors = to_array(vectors, "The document vectors")
         vectors = np.array(vectors, dtype=np.float32)  # the encoder keeps its own
         row = positions(documents, self.moved_documents_)
         moved = row >= 0

@@ -19,7 +19,7 @@ from skembft._utils.types import (
     Similarity,
     Vectors,
 )
-from skembft._utils.vectors import unit_rows
+from skembft._utils.vectors import to_array, unit_rows
 
 # how far documents may move at most: the same lengths, up to 0.7, in both units
 _GAMMAS = {
@@ -142,7 +142,7 @@ def positions(items: Items, among: Items) -> Ints:
 
 def unit_vectors(vectors: Any) -> Vectors:
     """Return float32 rows of unit length; those that are so already are kept as is."""
-    vectors = np.asarray(vectors)
+    vectors = to_array(vectors, "The vectors of the encoder")
     with np.errstate(over="ignore"):  # infinity is no length to keep
         out = np.asarray(vectors, dtype=np.float32)
         squares = np.einsum("ij,ij->i", out, out)

@@ -7,7 +7,7 @@ import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.types import Ints, Vectors
-from skembft._utils.vectors import check_finite, check_same_width
+from skembft._utils.vectors import check_finite, check_same_width, to_array
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class EncodedData:
         if encoder is None:
             queries, documents = data.vectors
         else:
-            queries = np.asarray(encoder.transform(data.queries))
-            documents = np.asarray(encoder.transform_documents(data.documents))
+            queries = to_array(encoder.transform(data.queries), "The query vectors")
+            documents = to_array(
+                encoder.transform_documents(data.documents), "The document vectors"
+            )
             for name, vectors, items in (
                 ("query", queries, data.queries),
                 ("document", documents, data.documents),

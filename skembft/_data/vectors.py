@@ -10,9 +10,10 @@ from skembft._data.containers import to_list
 from skembft._data.numbering import Numbering
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.foreign import to_plain
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Ints, Vectors
-from skembft._utils.vectors import check_finite
+from skembft._utils.vectors import check_finite, read_vectors, to_array
 
 
 def check_vector_data(
@@ -32,6 +33,7 @@ def check_vector_data(
     name = f"y{suffix}"
     if not hasattr(y, "__array__"):
         y = to_list(y, name)
+    y = read_vectors(y, name)
     if not _is_labels(y):
         return _paired_vectors(X, y, corpus, suffix)
     if corpus is not None:
@@ -68,7 +70,7 @@ def _is_labels(y: Data) -> bool:
 def _check_labels(y: Data, name: str) -> Ints:
     """Return class labels as integers 0, 1, …"""
     labels = to_list(np.asarray(y).ravel() if hasattr(y, "__array__") else y, name)
-    labels = [v[0] if isinstance(v, list) and len(v) == 1 else v for v in labels]
+    labels = [to_plain(label, f"{name}[{i}]") for i, label in enumerate(labels)]
     for i, label in enumerate(labels):
         if not isinstance(label, str | numbers.Real | np.bool_):
             raise TypeError(
@@ -111,13 +113,9 @@ def _paired_vectors(X: Vectors, y: Data, corpus: Data, suffix: str) -> Retrieval
 
 def check_vectors(vectors: Data, name: str, width: int | None = None) -> Vectors:
     """Return a finite float matrix, of the given width."""
-    try:
-        array = np.asarray(vectors)
-    except ValueError:  # rows of different widths
-        raise ValueError(
-            f"{name} must be a matrix of numbers, one vector a row, and its rows have "
-            "different widths."
-        ) from None
+    array = to_array(vectors, name)
+    if array.ndim == 2 and array.dtype == object:
+        array = _numbers(array, name)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise ValueError(
             f"{name} must be a matrix of numbers, one vector a row, got shape "
@@ -127,10 +125,24 @@ def check_vectors(vectors: Data, name: str, width: int | None = None) -> Vectors
         raise ValueError(
             f"{name} has vectors of width {array.shape[1]}, expected {width}."
         )
-    if array.dtype.kind != "f" or array.dtype.itemsize < 4:
+    if array.dtype.kind != "f":
         array = array.astype(np.float32)
     check_finite(array, f"The vectors of {name}")
     return array
+
+
+def _numbers(array: np.ndarray, name: str) -> Vectors:
+    """Return an array of objects as one of numbers."""
+    matrix = np.empty(array.shape)
+    for i, row in enumerate(array):
+        try:
+            matrix[i] = row
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{name} must be a matrix of numbers, one vector a row, and "
+                f"{name}[{i}] is {shorten(row.tolist())}."
+            ) from None
+    return matrix
 
 
 def _distinct_rows(matrix: Vectors) -> tuple[Vectors, Ints]:

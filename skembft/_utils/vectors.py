@@ -1,8 +1,78 @@
-"""Rows of unit length, and checks of matrices."""
+"""Matrices of any library, rows of unit length, and checks."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from skembft._utils.types import Vectors
+from skembft._utils.foreign import is_tensor, tensor_to_array
+from skembft._utils.types import Data, Vectors
+
+
+def to_array(vectors: Data, name: str) -> np.ndarray:
+    """Return vectors in any container as an array, of float32 or 64 if of floats."""
+    array = np.asarray(read_vectors(vectors, name))
+    # float16 overflows in norms; bfloat16 is a type that numpy does not know itself
+    half = array.dtype.itemsize == 2 and np.can_cast(array.dtype, np.float32)
+    if half or array.dtype.kind == "b":
+        return array.astype(np.float32)
+    return array.astype(np.float64) if array.dtype == np.longdouble else array
+
+
+def read_vectors(vectors: Data, name: str) -> Data:
+    """Return vectors in any container as what numpy makes a matrix of.
+
+    Tensors, and lists and columns whose cells are vectors, become an array. All else,
+    as a DataFrame with a column for every dimension, is returned as it is.
+    """
+    if is_tensor(vectors):
+        return tensor_to_array(vectors, name)
+    if isinstance(vectors, np.ma.MaskedArray) and np.ma.is_masked(vectors):
+        row = np.ma.getmaskarray(vectors).reshape(len(vectors), -1).any(axis=1).argmax()
+        raise ValueError(f"{name}[{row}] is masked: fill it in, or leave the row out.")
+    if _is_column(vectors):
+        column = np.array(vectors if hasattr(vectors, "__array__") else list(vectors))
+        if column.dtype != object:  # a polars Array has two dimensions
+            return column if column.ndim > 1 else vectors
+        vectors = column.ravel().tolist()
+    if isinstance(vectors, list | tuple) and vectors and _is_vector(vectors[0]):
+        return stack_vectors(vectors, [f"{name}[{i}]" for i in range(len(vectors))])
+    return vectors
+
+
+def _is_column(vectors: Data) -> bool:
+    """Whether these are a column, whose cells may be vectors, and no matrix or list."""
+    if isinstance(vectors, str | bytes | list | tuple | Mapping | set | frozenset):
+        return False
+    if isinstance(vectors, np.ndarray) and vectors.dtype != object:
+        return False
+    if hasattr(vectors, "toarray") or not hasattr(vectors, "__len__"):  # sparse
+        return False
+    shape = getattr(vectors, "shape", (len(vectors),))
+    return len(shape) == 1 or shape[1:] == (1,)
+
+
+def _is_vector(cell: Any) -> bool:
+    if isinstance(cell, str | bytes | Mapping | set | frozenset):
+        return False
+    return hasattr(cell, "__len__") and getattr(cell, "ndim", 1) > 0
+
+
+def stack_vectors(vectors: Sequence[Any], names: Sequence[str]) -> np.ndarray:
+    """Return a matrix of vectors in any container; `names` are those of messages."""
+    rows = []
+    for vector, name in zip(vectors, names, strict=True):
+        if is_tensor(vector):
+            row = tensor_to_array(vector, name)
+        else:
+            row = np.asarray(vector.as_py() if hasattr(vector, "as_py") else vector)
+        rows.append(row)
+        if row.shape != rows[0].shape:
+            raise ValueError(
+                f"{name} has {row.size} dimensions, but {names[0]} has {rows[0].size}: "
+                "vectors of different widths make no matrix."
+            )
+    return np.stack(rows)
 
 
 def unit_rows(vectors: Vectors) -> Vectors:

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError
 
 from skembft._utils.hidden import Hidden, name_of
 from skembft._utils.types import Path, Role, Vectors
-from skembft._utils.vectors import unit_rows
+from skembft._utils.vectors import to_array, unit_rows
 from skembft.encoders._store import Key, Portions, get_store
 from skembft.encoders._stored import STORE_CONSTRAINTS, StoredEncoder
 
@@ -223,14 +223,14 @@ class APIEncoder(StoredEncoder):
     def _check(self, vectors: Any, n: int, role: Role, what: str) -> Vectors:
         """Return what the client gave for n texts as a matrix, if it is one."""
         try:
-            matrix = np.asarray(vectors)
-        except ValueError:  # ragged lists
+            matrix = to_array(vectors, "vectors")
+        except ValueError:  # of different widths, or without values
             matrix = np.empty(0, dtype=object)
         if matrix.ndim == 2 and matrix.dtype.kind in "fiu":
             with np.errstate(over="ignore"):  # found below
                 matrix = matrix.astype(np.float32)
         width = get_store(self._store_key(role)).width(self.cache_dir)
-        if not hasattr(vectors, "__len__"):
+        if not hasattr(vectors, "__len__") or hasattr(vectors, "toarray"):
             wrong = f"{type(vectors).__name__}, not vectors,"
             mend = "a client must return a matrix, one vector a text"
         elif len(vectors) != n:

@@ -10,7 +10,7 @@ from skembft._data.items import check_items, check_queries
 from skembft._data.vectors import check_vectors
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Item, ItemKind, Vectors
-from skembft._utils.vectors import check_same_width
+from skembft._utils.vectors import check_same_width, stack_vectors
 from skembft.encoders._base import BaseEncoder
 
 Index: TypeAlias = Mapping[Any, Data] | tuple[Data, Data] | list[Data]
@@ -204,16 +204,10 @@ def _read_vectors(given: Index, name: _Name) -> _Table:
     """Return ({id: row}, matrix) of a mapping or of (ids, matrix)."""
     if isinstance(given, Mapping):
         ids = check_items(list(given), name, "id")
-        widths = [np.size(vector) for vector in given.values()]
-        for item, width in zip(ids, widths, strict=True):
-            if width != widths[0]:
-                raise ValueError(
-                    f"{name}[{shorten(item)}] has {width} dimensions, but "
-                    f"{shorten(ids[0])} has {widths[0]}."
-                )
         if not ids:
             raise ValueError(f"{name} holds no vectors.")
-        matrix = np.stack([np.asarray(vector) for vector in given.values()])
+        names = [f"{name}[{shorten(item)}]" for item in ids]
+        matrix = stack_vectors(list(given.values()), names)
     else:
         if len(given) != 2:
             raise ValueError(f"{name} must be {{id: vector}} or (ids, matrix).")

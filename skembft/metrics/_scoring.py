@@ -21,7 +21,7 @@ from skembft._utils.types import (
     Similarity,
     Vectors,
 )
-from skembft._utils.vectors import check_same_width
+from skembft._utils.vectors import check_same_width, to_array
 from skembft.metrics._measures import query_values
 from skembft.metrics._ranking import random_ties, top_k
 
@@ -195,8 +195,10 @@ def encode_data(
                 "finetuner, a Pipeline that ends in one or a search over these."
             )
         data = read_data(estimator, X, y, corpus, own=own)
-        queries = np.asarray(estimator.transform(data.queries))
-    documents = np.asarray(estimator.transform_documents(data.documents))
+        queries = to_array(estimator.transform(data.queries), "The query vectors")
+    documents = to_array(
+        estimator.transform_documents(data.documents), "The document vectors"
+    )
     return data, queries, documents, getattr(estimator, "_similarity", "cosine")
 
 

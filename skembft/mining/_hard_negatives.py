@@ -14,6 +14,7 @@ from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
+from skembft._utils.vectors import to_array
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics._scoring import item_kind, read_data, unwrap
 from skembft.mining._candidates import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
@@ -102,11 +103,13 @@ def mine_hard_negatives(
         )
     own = exclude_self or getattr(encoder, "exclude_self", False)
     data = read_data(encoder, X, y, own=own)
-    queries = np.asarray(encoder.transform(data.queries))
+    queries = to_array(encoder.transform(data.queries), "The query vectors")
     found = _Best(len(queries), n_negatives)
     ceiling = None
     for documents in _portions(dict.fromkeys(data.documents), corpus, kind):
-        vectors = np.asarray(encoder.transform_documents(documents))
+        vectors = to_array(
+            encoder.transform_documents(documents), "The document vectors"
+        )
         if ceiling is None:  # the first portion holds the relevant documents
             ceiling = best_positive(queries, vectors, data.relevance)
             hide = data.relevance.hide_known

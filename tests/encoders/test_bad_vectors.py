@@ -47,7 +47,7 @@ def test_ids_that_are_floats():
 @pytest.mark.parametrize(
     "given, error, message",
     [
-        ({"a": [1, 0], "b": [1, 0, 0]}, ValueError, "'b'.* has 3 dim.* 'a' has 2"),
+        ({"a": [1, 0], "b": [1, 0, 0]}, ValueError, r"'b'.* has 3 dim.*'a'\] has 2"),
         (
             {"a": [1, 0], "b": [1, np.nan]},
             ValueError,

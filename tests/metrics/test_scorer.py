@@ -366,7 +366,7 @@ def test_vectors_with_nan(bad):
         (7, TypeError, "corpus must be a list"),
         ([[0.5, np.nan]], ValueError, "corpus contain NaN"),
         ([["a", "b"]], TypeError, r"corpus\[0\] must be a str"),
-        ([[1.0, 2.0], [1.0]], ValueError, "corpus must .* different widths"),
+        ([[1.0, 2.0], [1.0]], ValueError, r"corpus\[1\] has 1 .* different widths"),
     ],
 )
 def test_a_bad_corpus_is_refused_before_a_search(corpus, error, message):
