@@ -2,23 +2,33 @@
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, overload
 
 import numpy as np
 
 from skembft._data.containers import to_list, to_rows
+from skembft._utils.foreign import to_plain
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Item, ItemKind
 
 # what nearly all items are, and needs no further check
 _PLAIN: dict[ItemKind, set[type]] = {"text": {str}, "id": {str, int}}
+# where LangChain, LlamaIndex and Sentence Transformers keep the texts of their objects
+_TEXTS = ("page_content", "text", "texts")
 
 
 def check_item(item: Any, name: str, kind: ItemKind) -> Item:
     """Return one query or document as str or int, or raise an error that says why."""
+    item = to_plain(item, name)
     if isinstance(item, str):
-        return str(item)  # also makes a str of numpy's str_
+        if kind == "text" and not is_encodable(item):
+            raise ValueError(
+                f"{name} is {shorten(item)}, which holds half of a surrogate pair: no "
+                "tokenizer takes it. Repair it: text.encode('utf-16', "
+                "'surrogatepass').decode('utf-16', 'replace')."
+            )
+        return str(item)
     is_int = isinstance(item, numbers.Integral) and not isinstance(item, bool)
     if kind == "id" and is_int:
         return int(item)
@@ -30,6 +40,12 @@ def check_item(item: Any, name: str, kind: ItemKind) -> Item:
         hint = "decode it: value.decode('utf-8')"
     elif isinstance(item, set | frozenset):
         hint = "the order of a set is not reproducible; pass a list"
+    elif isinstance(item, list | tuple):
+        hint = "a list within a list: flatten it"
+    elif isinstance(item, Mapping):
+        hint = "pass its text, such as row['text']"
+    elif held := [a for a in _TEXTS if hasattr(item, a)]:
+        hint = f"pass what it holds, item.{held[0]}"
     elif isinstance(item, numbers.Number) and kind == "id":
         hint = (
             "convert ids to int or str (vectors are understood only by a finetuner "
@@ -57,8 +73,21 @@ def check_items(values: Data, name: str, kind: ItemKind) -> list[Any]:
     return [check_item(item, f"{name}[{i}]", kind) for i, item in enumerate(items)]
 
 
-def all_plain(items: Iterable[object], kind: ItemKind) -> bool:
-    return set(map(type, items)) <= _PLAIN[kind]
+def all_plain(items: Collection[Any], kind: ItemKind) -> bool:
+    if not set(map(type, items)) <= _PLAIN[kind]:
+        return False
+    return kind == "id" or all(map(is_encodable, items))
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a str is Unicode, without the halves of surrogate pairs."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @overload
@@ -77,6 +106,7 @@ def check_queries(X: Data, kind: ItemKind) -> list[Any]:
 
 
 def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
+    grade = to_plain(grade, name)
     if isinstance(grade, bool | np.bool_):
         return float(grade)
     if isinstance(grade, numbers.Real) and math.isfinite(grade):
@@ -84,11 +114,11 @@ def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
     if document is not None:
         name = f"{name}[{document!r}]"
     if not isinstance(grade, numbers.Real):
-        hint = (
-            ": leave the document out of the dict (a column of a data frame gives all "
-            "its dicts the same keys: pass a list of dicts)"
-            if grade is None
-            else ""
-        )
+        hint = "" if document is None else ": a dict in y is {document: grade}"
+        if grade is None:
+            hint = (
+                ": leave the document out of the dict (a column of a data frame gives "
+                "all its dicts the same keys: pass a list of dicts)"
+            )
         raise TypeError(f"{name} must be a number, got {shorten(grade)}{hint}.")
     raise ValueError(f"{name} must be finite, got {grade}.")

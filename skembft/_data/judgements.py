@@ -16,6 +16,7 @@ from skembft._data.items import all_plain, check_grade, check_item, check_items
 from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._utils.foreign import to_plain
 from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
 
 # how many documents each query has (the same number, or a list), those, their grades
@@ -27,16 +28,17 @@ def _read_relevant(
 ) -> list[tuple[Item, float]]:
     """Return [(document, grade), …] of one item of y, most relevant first."""
     name = f"y{suffix}[{row}]"
+    value = to_plain(value, name)
     if isinstance(value, Mapping):
         graded = [
             (
-                d if type(d) is str else check_item(d, f"document of {name}", kind),
+                check_item(d, f"document of {name}", kind),
                 float(g) if type(g) is int else check_grade(g, name, d),
             )
             for d, g in value.items()
         ]
         graded.sort(key=lambda item: -item[1])  # stable: ties keep insertion order
-    elif isinstance(value, list | tuple | np.ndarray) or hasattr(value, "to_list"):
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         documents = dict.fromkeys(check_items(value, name, kind))
         graded = [(document, 1.0) for document in documents]
     else:
@@ -76,6 +78,7 @@ def check_retrieval_data(
         judged, n_negatives = _read_table(rows, y, kind, suffix, name_of_y)
     else:
         if y is None:
+            check_items(rows, f"X{suffix}", kind)
             raise ValueError(
                 f"{name} requires y to be passed, but the target y is None: y holds "
                 "the relevant document(s) of every query in X. Without y, X is a table "
