@@ -43,10 +43,10 @@ def replaced_file(path: types.Path) -> Iterator[str]:
     _flush(path.parent)
 
 
-def write_json(path: types.Path, content: Any) -> None:
+def write_json(path: types.Path, content: Any, *, ensure_ascii: bool = True) -> None:
     """Write a JSON file whole or not at all."""
     with replaced_file(path) as temporary:
-        dump_json(temporary, content)
+        dump_json(temporary, content, ensure_ascii=ensure_ascii)
 
 
 def load_json(path: types.Path, default: Any) -> Any:
@@ -56,10 +56,10 @@ def load_json(path: types.Path, default: Any) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def dump_json(path: types.Path, content: Any) -> None:
+def dump_json(path: types.Path, content: Any, *, ensure_ascii: bool = True) -> None:
     """Write a JSON file into a directory that is not seen yet."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=4)
+        json.dump(content, file, indent=4, ensure_ascii=ensure_ascii)
 
 
 @contextmanager

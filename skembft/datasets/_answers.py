@@ -9,6 +9,7 @@ from typing import Any, Self, TypedDict
 
 from skembft._utils.atomic import write_json
 from skembft._utils.messages import shorten
+from skembft.datasets._lines import parse_json
 
 _FORMAT = b'{"generate_pairs": 1, '  # how a journal begins
 
@@ -97,7 +98,7 @@ class Journal(Answers):
 
     def save(self) -> None:
         if self.queries:
-            write_json(self.path, self.content())
+            write_json(self.path, self.content(), ensure_ascii=False)
 
     def _take(self) -> None:
         """Keep other processes out for as long as the file is open."""
@@ -152,7 +153,7 @@ class Journal(Answers):
 
     def _compare(self, line: bytes, header: dict[str, Any]) -> str:
         """Say in what the first line differs, or return an empty str."""
-        before = _parse(line)
+        before = parse_json(line)
         match before:
             case {
                 "generate_pairs": 1,
@@ -168,7 +169,7 @@ class Journal(Answers):
                 )
 
     def _read_line(self, where: str, line: bytes) -> None:
-        match _parse(line):
+        match parse_json(line):
             case {"document": str(document_id), "queries": [_, *_] as queries} if all(
                 isinstance(query, str) for query in queries
             ):
@@ -203,14 +204,6 @@ class Journal(Answers):
                 "else has changed it. Load it with load_qa_dataset to go on with it; "
                 "move it away to have it written anew."
             )
-
-
-def _parse(line: bytes) -> Any:
-    """The JSON value of a line; None where it is none, which no line may hold."""
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _content(documents: dict[str, str], queries: dict[str, list[str]]) -> QADataset:

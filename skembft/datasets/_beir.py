@@ -1,7 +1,6 @@
 """Read retrieval data from a folder in BEIR's layout."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -9,7 +8,7 @@ from typing import Any, Literal, overload
 from skembft._utils import types
 from skembft.datasets._bunch import data_bunch, own_documents
 from skembft.datasets._known import Judgement, known_judgements
-from skembft.datasets._lines import numbered_lines
+from skembft.datasets._lines import numbered_lines, parse_json
 
 
 @overload
@@ -68,11 +67,11 @@ def load_beir(
 
     Raises
     ------
-    FileNotFoundError
-        If the folder or one of its files is missing.
+    FileNotFoundError, NotADirectoryError
+        If the folder or one of its files is missing, or is a file.
     ValueError
-        If a line is malformed, or no query is left with a relevant document; with
-        `strict` if a judgement names an unknown query or document.
+        If a file is empty or a line is malformed, or no query is left with a relevant
+        document; with `strict` if a judgement names an unknown query or document.
 
     Warns
     -----
@@ -114,6 +113,8 @@ def load_beir(
     (['colour of apples'], [{'Apples are red': 2}], ['Apples are red'])
     """
     path = Path(path)
+    if path.is_file():
+        raise NotADirectoryError(f"{path} is a file; pass the folder, unpacked.")
     qrels_path = path / "qrels" / f"{split}.tsv"
     if not qrels_path.is_file():
         splits = sorted(file.stem for file in path.glob("qrels/*.tsv"))
@@ -160,10 +161,7 @@ def _read_jsonl(path: Path, with_title: bool) -> dict[str, str]:
     """Read {id: text} from a file with one JSON object in a line."""
     texts = {}
     for where, line in numbered_lines(path):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None  # the error below shows the line
+        record = parse_json(line)
         match record:
             case {"_id": str(identifier), "text": str(text)}:
                 title = (record.get("title") or "") if with_title else ""
@@ -175,6 +173,8 @@ def _read_jsonl(path: Path, with_title: bool) -> dict[str, str]:
         if identifier in texts:
             raise ValueError(f"{where} repeats the id {identifier!r}.")
         texts[identifier] = f"{title} {text}".strip() if with_title else text
+    if not texts:
+        raise ValueError(f"{path} holds no {'document' if with_title else 'query'}.")
     return texts
 
 
@@ -182,7 +182,8 @@ def _read_qrels(path: Path) -> Iterator[Judgement]:
     """Yield the judgements of a file of three tabbed columns."""
     lines = numbered_lines(path)
     for where, header in itertools.islice(lines, 1):
-        if header.split("\t")[-1].lstrip("-").isdigit():
+        columns = header.split("\t")
+        if len(columns) != 3 or columns[-1].lstrip("-").isdigit():
             raise ValueError(
                 f"{where} must be a header such as 'query-id\\tcorpus-id\\tscore', "
                 f"got {header!r:.80}."

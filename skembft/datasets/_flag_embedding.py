@@ -1,12 +1,11 @@
 """Read the training data of FlagEmbedding."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from skembft._utils import types
 from skembft.datasets._bunch import data_bunch
-from skembft.datasets._lines import numbered_lines
+from skembft.datasets._lines import numbered_lines, parse_json
 
 
 @overload
@@ -25,7 +24,7 @@ def load_flag_embedding(path: types.Path, *, return_X_y: bool = False) -> Any:
     Parameters
     ----------
     path : str or path-like
-        The file; it is decompressed if its name ends in ``.gz``.
+        The file; gzip is decompressed.
     return_X_y : bool, default=False
         Return ``(queries, relevant)`` instead of a Bunch.
 
@@ -67,10 +66,7 @@ def load_flag_embedding(path: types.Path, *, return_X_y: bool = False) -> Any:
     queries: list[str] = []
     relevant: list[dict[str, int]] = []
     for where, line in numbered_lines(path):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None  # the error below shows the line
+        record = parse_json(line)
         if not isinstance(record, dict) or not isinstance(record.get("query"), str):
             raise ValueError(
                 f'{where} must be a JSON object with the string "query" and the lists '

@@ -349,4 +349,5 @@ def _check_answer(answer: object) -> str:
             f"llm must return a str, got the {type(answer).__name__} "
             f"{shorten(answer)}: return its text, such as response.text."
         )
-    return answer
+    # halves of surrogate pairs are joined, or become U+FFFD
+    return answer.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -54,6 +54,8 @@ def known_judgements(
         (losers if query_id in queries else unknown[0])[query_id] = None
         if document_id not in documents:
             unknown[1][document_id] = None
+    if not n_judgements:
+        raise ValueError(f"{path} holds no judgement.")
     if not n_lost:
         return judged
     empty = [q for q in losers if all(grade <= 0 for _, grade in judged.get(q, ()))]

@@ -1,16 +1,19 @@
 """Read and write the JSON files of LlamaIndex's EmbeddingQAFinetuneDataset."""
 
 import json
-from collections.abc import Iterator, Mapping, Set
-from numbers import Real
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, overload
 
+from skembft._data.containers import to_list
+from skembft._data.items import check_grade, check_items
 from skembft._utils import types
 from skembft._utils.atomic import write_json
+from skembft._utils.foreign import to_plain
 from skembft._utils.types import Data
 from skembft.datasets._bunch import data_bunch, own_documents
 from skembft.datasets._known import Judgement, known_judgements
+from skembft.datasets._lines import opened
 
 
 @overload
@@ -30,7 +33,8 @@ def load_qa_dataset(
     ----------
     path : str or path-like
         A JSON file: ``{"queries": {id: text}, "corpus": {id: text},
-        "relevant_docs": {query id: [document id, ...]}, "mode": "text"}``.
+        "relevant_docs": {query id: [document id, ...]}, "mode": "text"}``; gzip is
+        decompressed.
     strict : bool, default=False
         Refuse a `relevant_docs` that names queries or documents which the file lacks.
         By default they are left out with a warning.
@@ -79,9 +83,13 @@ def load_qa_dataset(
     (['colour of apples'], [['red']], ['blue', 'red'])
     """
     path = Path(path)
+    with opened(path) as file:
+        data = file.read()
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        if not data.strip():
+            raise ValueError(f"{path} is empty.") from error
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not an object.")
@@ -139,14 +147,20 @@ def save_qa_dataset(
     TypeError
         If a query or a document is not a str, or a grade is not a number.
     ValueError
-        If `queries` and `relevant` differ in length, or a query has no relevant
-        document.
+        If `queries` and `relevant` differ in length, a query has no relevant document,
+        or a text holds half of a surrogate pair.
     FileNotFoundError
         If the folder of `path` does not exist.
 
     See Also
     --------
     load_qa_dataset : Read such a file.
+
+    Notes
+    -----
+    The file is UTF-8, with every text as it reads. LlamaIndex itself opens it in the
+    encoding of the system, which on Windows is another one unless Python runs with
+    ``PYTHONUTF8=1``.
 
     Examples
     --------
@@ -159,9 +173,9 @@ def save_qa_dataset(
     (['a fruit'], [['pear', 'plum']])
     """
     path = Path(path)
-    queries = _check_texts("queries", queries)
-    corpus = _check_texts("corpus", corpus)
-    relevant = _check_list("relevant", relevant)
+    queries = check_items(queries, "queries", "text")
+    corpus = check_items(corpus, "corpus", "text")
+    relevant = to_list(relevant, "relevant")
     if len(queries) != len(relevant):
         raise ValueError(
             f"queries and relevant differ in length: {len(queries)} and "
@@ -180,7 +194,7 @@ def save_qa_dataset(
     }
     if not path.parent.is_dir():
         raise FileNotFoundError(f"Cannot write {path}: its folder does not exist.")
-    write_json(path, content)
+    write_json(path, content, ensure_ascii=False)
 
 
 def _read_mapping(
@@ -211,38 +225,19 @@ def _judgements(path: Path, relevant_ids: dict[str, list[Any]]) -> Iterator[Judg
             yield where, query_id, document_id, 1
 
 
-def _check_list(name: str, values: Data) -> list[Any]:
-    # a set has no reproducible order, the length of a generator is unknown
-    unfit = isinstance(values, str | bytes | Mapping | Set)
-    if unfit or not hasattr(values, "__len__"):
-        raise TypeError(f"{name} must be a list, got {values!r:.80}.")
-    return list(values)
-
-
-def _check_texts(name: str, values: Data) -> list[str]:
-    values = _check_list(name, values)
-    for i, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TypeError(f"{name}[{i}] must be a str, got {value!r:.80}.")
-    return values
-
-
 def _positives(name: str, item: Data) -> list[str]:
     """Return the distinct relevant documents of a query, most relevant first."""
-    if isinstance(item, str):
-        return [item]
+    item = to_plain(item, name)
     if isinstance(item, Mapping):
-        for text, grade in item.items():
-            if not isinstance(grade, Real) or grade != grade:
-                kind = ValueError if isinstance(grade, Real) else TypeError
-                raise kind(f"{name}[{text!r:.80}] must be a number, got {grade!r}.")
-        item = sorted(
-            (d for d in item if item[d] > 0), key=item.__getitem__, reverse=True
-        )
-    item = list(dict.fromkeys(_check_texts(name, item)))
-    if not item:
+        grades = {text: check_grade(item[text], name, text) for text in item}
+        positive = [text for text in grades if grades[text] > 0]
+        item = sorted(positive, key=grades.__getitem__, reverse=True)
+    if isinstance(item, str):
+        item = [item]
+    documents = list(dict.fromkeys(check_items(item, name, "text")))
+    if not documents:
         raise ValueError(
             f"{name} has no relevant document. Leave this query out of queries "
             "and relevant."
         )
-    return item
+    return documents

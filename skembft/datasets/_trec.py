@@ -21,7 +21,7 @@ def load_trec_qrels(path: types.Path) -> dict[str, dict[str, int]]:
     Parameters
     ----------
     path : str or path-like
-        The file; it is decompressed if its name ends in ``.gz``.
+        The file; gzip is decompressed.
 
     Returns
     -------
@@ -75,7 +75,7 @@ def load_trec_run(path: types.Path) -> dict[str, dict[str, float]]:
     Parameters
     ----------
     path : str or path-like
-        The file; it is decompressed if its name ends in ``.gz``.
+        The file; gzip is decompressed.
 
     Returns
     -------

@@ -4,6 +4,9 @@ import json
 import os
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 
 from skembft.datasets import load_beir, load_qa_dataset, save_qa_dataset
@@ -146,13 +149,14 @@ def test_save_is_the_format_of_llamaindex(tmp_path):
         "relevant_docs": {"q0": ["d3"], "q1": ["d1", "d0"]},
         "mode": "text",
     }
-    assert path.read_text(encoding="utf-8") == json.dumps(content, indent=4)
+    text = path.read_text(encoding="utf-8")
+    assert text == json.dumps(content, indent=4, ensure_ascii=False)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_save_then_load(tmp_path):
     path = tmp_path / "data.json"
-    queries = ["same", "same", "", "a\ud800\n\u2028\U0001f600"]
+    queries = ["same", "same", "", "a\n\u2028\U0001f600"]
     relevant = [["one"], ["two", "one"], [""], ["three"]]
     save_qa_dataset(path, queries, relevant, ["three", "one"])
     data = load_qa_dataset(path)
@@ -179,7 +183,18 @@ def test_save_forms_of_relevant(tmp_path, item, documents):
     assert load_qa_dataset(path).relevant == [documents]
 
 
-@pytest.mark.parametrize("form", [tuple, np.array, lambda x: np.array(x, dtype=object)])
+@pytest.mark.parametrize(
+    "form",
+    [
+        tuple,
+        np.array,
+        lambda x: np.array(x, dtype=object),
+        pd.Series,
+        pl.Series,
+        pa.array,
+        lambda x: pa.chunked_array([x]).dictionary_encode(),
+    ],
+)
 def test_save_sequences(tmp_path, form):
     path = tmp_path / "data.json"
     save_qa_dataset(path, form(["q", "r"]), form(["a", "b"]), form(["c"]))
@@ -207,16 +222,25 @@ def test_save_a_beir_data_set(tmp_path):
         (["q"], [{1: 1}], [], TypeError, r"relevant\[0\]\[0\] must be a str, got 1"),
         (["q"], [{"a": "1"}], [], TypeError, r"\['a'\] must be a number, got '1'"),
         (["q"], [{"a": None}], [], TypeError, r"\['a'\] must be a number, got None"),
-        (["q"], [{"a": np.nan}], [], ValueError, "must be a number, got nan"),
-        (["q"], [None], [], TypeError, r"relevant\[0\] must be a list, got None"),
-        (["q"], [{"a", "b"}], [], TypeError, r"relevant\[0\] must be a list, got \{"),
-        ("q", ["a"], [], TypeError, "queries must be a list, got 'q'"),
-        (["q"], "a", [], TypeError, "relevant must be a list, got 'a'"),
-        (["q"], {"a": 1}, [], TypeError, r"relevant must be a list, got \{'a': 1\}"),
-        (["q"], ["a"], {"a"}, TypeError, r"corpus must be a list, got \{'a'\}"),
-        (iter("q"), ["a"], [], TypeError, "queries must be a list, got <"),
+        (["q"], [{"a": np.nan}], [], ValueError, "must be finite, got nan"),
+        (["q"], [None], [], TypeError, r"relevant\[0\] must be a list, .* got None"),
+        (["q"], [{"a", "b"}], [], TypeError, r"relevant\[0\] is a set, whose order"),
+        ("q", ["a"], [], TypeError, "queries is the single str 'q'"),
+        (["q"], "a", [], TypeError, "relevant is the single str 'a'"),
+        (["q"], {"a": 1}, [], TypeError, "relevant is a dict; pass a list"),
+        (["q"], ["a"], {"a"}, TypeError, r"corpus is a set, .*pass sorted"),
+        (
+            iter("q"),
+            ["a"],
+            [],
+            TypeError,
+            r"queries must be a list, .*pass list\(queries\)",
+        ),
         (["q"], ["a", "b"], [], ValueError, "differ in length: 1 and 2"),
         (["q", "r"], ["a", []], [], ValueError, r"relevant\[1\] has no relevant"),
+        (["q", "\ud800"], ["a", "b"], [], ValueError, r"queries\[1\] .* surrogate"),
+        (["q"], [["a", "\udfff"]], [], ValueError, r"relevant\[0\]\[1\] .* surrogate"),
+        (["q"], ["a"], ["b", "\ud800"], ValueError, r"corpus\[1\] .* surrogate"),
         (["q"], [{"a": 0}], [], ValueError, r"relevant\[0\] has no relevant document"),
     ],
 )
