@@ -57,6 +57,114 @@ def test_answers(answer):
     assert _generation.parse_queries(answer, 2) == [A, B]
 
 
+LANGUAGES = {
+    "es": ("¿Cuándo se devuelve el dinero?", "¿Quién paga el envío?"),
+    "fr": ("Quand serai-je remboursé\u00a0?", "Qui paie la livraison ?"),
+    "de": ("Wann kommt das Geld zurück?", "Wer zahlt den Versand?"),
+    "zh": ("多久可以退款？", "谁付运费？"),
+    "ja": ("返金はいつですか。", "送料は誰が払いますか"),
+    "ar": ("متى يصل المال؟", "من يدفع الشحن؟"),
+    "el": ("Πότε επιστρέφονται τα χρήματα;", "Ποιος πληρώνει;"),
+    "hi": ("पैसा कब वापस आएगा?", "भाड़ा कौन देगा?"),
+}
+LABELS = [
+    "Question {n}: {q}",
+    "Question {n} : {q}",
+    "Question {n}\u00a0: {q}",
+    "Question {n}\u202f: «\u00a0{q}\u00a0»",
+    "Q{n}. {q}",
+    "Pregunta {n}: {q}",
+    "**Pregunta {n}:** {q}",
+    "**Pregunta {n}**: {q}",
+    "{n}. Pregunta: {q}",
+    "{n}. **Pregunta:** {q}",
+    "PREGUNTA {n}:\n{q}",
+    "Frage {n}: „{q}“",
+    "Domanda {n} - {q}",
+    "Pergunta {n}. {q}",
+    "Vraag {n}: {q}",
+    "Вопрос {n}: {q}",
+    "Ερώτηση {n}: {q}",
+    "Soru {n}: {q}",
+    "问题{n}：{q}",
+    "问题 {n}: {q}",
+    "问题{h}：{q}",
+    "{n}. 问题：{q}",
+    "質問{n}：「{q}」",
+    "질문 {n}: {q}",
+    "السؤال {n}: {q}",
+    "प्रश्न {n}: {q}",
+]
+NUMBERS = [
+    "{n}. {q}",
+    "{n}) {q}",
+    "{n} - {q}",
+    "{n}.- {q}",
+    "**{n}.** {q}",
+    "({n}) {q}",
+    "（{n}）{q}",
+    "【{n}】{q}",
+    "{n}、{q}",
+    "{c}{q}",
+    "{h}、{q}",
+    "{a}) {q}",
+    "({a}) {q}",
+    "**{a})** {q}",
+    "{r}. {q}",
+    "- {q}",
+    "{q}",
+]
+IN_ALL = ["{n}º {q}", "Swali la {n}: {q}", "Sorunun {n}) {q}"]  # known by that alone
+
+
+@pytest.mark.parametrize("queries", LANGUAGES.values(), ids=list(LANGUAGES))
+@pytest.mark.parametrize("form", LABELS + NUMBERS + IN_ALL)
+def test_numbers_and_labels_of_other_languages(form, queries):
+    names = [
+        {"n": i + 1, "c": "①②"[i], "h": "一二"[i], "a": "ab"[i], "r": "i" * (i + 1)}
+        for i in range(2)
+    ]
+    lines = [form.format(q=q, **n) for q, n in zip(queries, names, strict=True)]
+    for answer in ("\n".join(lines), "Aquí están:\n\n" + "\n\n".join(lines)):
+        assert _generation.parse_queries(answer, 2) == list(queries)
+
+
+@pytest.mark.parametrize("form", LABELS + NUMBERS)
+def test_a_single_query_with_a_number_or_label(form):
+    names = {"n": 1, "c": "①", "h": "一", "a": "a", "r": "i"}
+    assert _generation.parse_queries(form.format(q=A, **names), 1) == [A]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "3D rendering: how does it work?",
+        "2024: what changed?",
+        "10:30 trains to where?",
+        "Apollo 1: what happened?",
+        "Windows 11: what is new in it?",
+        "Question time: who was there?",
+        "Questions 1 to 3: who set them?",
+        "I. Newton discovered what?",
+        "A. Smith wrote what?",
+        "5 - 3 is what?",
+        "1º de mayo: ¿qué se celebra?",
+        "20° C: ¿hace calor?",
+        "-5 degrees: is it cold?",
+        "三、四线城市的房价如何？",
+        "一带一路是什么？",
+        "问题儿童怎么办？",
+        "Вопросы языкознания: что это?",
+        "Fragen kostet nichts?",
+        "Sorular 1: hangileri?",
+    ],
+)
+def test_text_that_looks_like_a_number_or_label(query):
+    assert _generation.parse_queries(query, 1) == [query]
+    assert _generation.parse_queries(f"{query}\nWho?", 2) == [query, "Who?"]
+    assert _generation.parse_queries(f"1. {query}", 1) == [query]
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -78,6 +186,10 @@ def test_queries_are_left_as_they_are(query):
     assert _generation.parse_queries(f"- {query}\n- b", 1) == [query]
 
 
+def test_a_quarter_in_a_numbered_list_is_no_label():
+    assert _generation.parse_queries("1. Q4: did it grow?", 1) == ["Q4: did it grow?"]
+
+
 @pytest.mark.parametrize(
     "answer",
     ["", "\n", "I cannot answer.", "1.\n2.", "1. ---", "- **", "Here they are:"]
@@ -89,7 +201,26 @@ def test_answers_without_a_query(answer):
 
 PIECES = st.sampled_from(
     ["1", "12", ".", ")", "(", "[", "]", ":", "**", "*", "_", "- ", "•", "Q", "query"]
-    + ["Question", " ", "\n", '"', "'", "`", "“", "?", "？", "<think>", "</think>", "a"]
+    + [
+        "Question",
+        "问题",
+        "一",
+        "①",
+        "i",
+        ";",
+        "か",
+        " ",
+        "\n",
+        '"',
+        "'",
+        "`",
+        "“",
+        "?",
+        "？",
+        "<think>",
+        "</think>",
+        "a",
+    ]
 )
 
 
