@@ -17,6 +17,7 @@ from skembft._embedding.output import CHECKPOINTS
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainer import ModelTrainer
 from skembft._finetuner.trainer import Settings
+from skembft._models.lengths import set_max_seq_length
 from skembft._models.loading import (
     ModelOptions,
     ends_in_normalize,
@@ -70,7 +71,7 @@ def _start_model(finetuner: Settings, warm: bool) -> tuple[SentenceTransformer, 
         model = deepcopy(finetuner.model_)
         model.truncate_dim = finetuner.truncate_dim
         if finetuner.max_seq_length is not None:
-            model.max_seq_length = finetuner.max_seq_length
+            set_max_seq_length(model, finetuner.max_seq_length)
         fingerprint = hash_weights(model)
     else:
         model, fingerprint = load_for_training(ModelOptions.of(finetuner))

@@ -98,7 +98,7 @@ def encode_portions(
 
 def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> Ints:
     """Number of tokens of every text, or of characters where there is no tokenizer."""
-    tokenizer = model.tokenizer
+    tokenizer = getattr(model[0], "tokenizer", None)
     lengths = np.array([len(text) for text in texts], dtype=np.int64)
     if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.is_fast:
         limit = model.max_seq_length or int(1e9)

@@ -21,6 +21,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from transformers.utils import logging as transformers_logging
 
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
+from skembft._models.lengths import set_max_seq_length
 from skembft._models.lora import has_lora, merge_lora, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
@@ -208,7 +209,7 @@ def load_model(
         raise cannot_load(model_id, reason) from error
     _set_dtype(model, options)
     if options.max_seq_length is not None:
-        model.max_seq_length = options.max_seq_length
+        set_max_seq_length(model, options.max_seq_length)
     return model
 
 

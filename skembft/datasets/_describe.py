@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +42,9 @@ class DataDescription:
     query_lengths, document_lengths : dict of {str: float} or None
         Of the distinct queries and documents: "min", "median", "95%", "max".
     max_seq_length : int or None
-        Tokens after which the encoder cuts a text. None without an encoder, or where
-        it has no limit.
+        Tokens after which the encoder cuts a text: the smallest of its
+        `max_seq_length`, its positions and what its tokenizer's file says. None without
+        an encoder, or where it has no limit.
     truncated_queries, truncated_documents : float or None
         Share of the queries and documents that are cut. None without an encoder.
     """
@@ -205,6 +207,7 @@ def _count_words(data: RetrievalData) -> dict[str, Any]:
 
 
 def _count_tokens(data: RetrievalData, encoder: Any) -> dict[str, Any]:
+    from skembft._models.lengths import length_limit
     from skembft._models.loading import ModelOptions, load_shared
     from skembft._models.prompts import choose_prompt
 
@@ -225,7 +228,7 @@ def _count_tokens(data: RetrievalData, encoder: Any) -> dict[str, Any]:
     with lock:  # tokenizers are not for several threads
         queries = _token_counts(tokenizer, data.queries, prompts[0])
         documents = _token_counts(tokenizer, data.documents, prompts[1])
-    limit = model.max_seq_length or np.inf
+    limit = length_limit(model)
     return {
         "length_unit": "tokens",
         "query_lengths": _summary(queries),
@@ -239,9 +242,13 @@ def _count_tokens(data: RetrievalData, encoder: Any) -> dict[str, Any]:
 def _token_counts(tokenizer: Any, texts: Items, prompt: str) -> Ints:
     """Tokens of every text with its prompt and special tokens, none cut off."""
     counts: list[int] = []
+    if hasattr(tokenizer, "encode_batch"):  # StaticEmbedding's, as it calls it
+        tokenizer = deepcopy(tokenizer)  # whose file may say to cut and to pad
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     for start in range(0, len(texts), _PORTION):
         portion = [prompt + text for text in texts[start : start + _PORTION]]
-        if hasattr(tokenizer, "encode_batch"):  # StaticEmbedding's, as it calls it
+        if hasattr(tokenizer, "encode_batch"):
             encoded = tokenizer.encode_batch(portion, add_special_tokens=False)
             counts += [len(encoding.ids) for encoding in encoded]
         else:

@@ -217,6 +217,121 @@ def test_tokens_of_a_model_without_a_limit(static_model, pairs):
     assert "cut" not in repr(found)
 
 
+@pytest.fixture
+def cut_tokenizer():
+    """A tokenizer whose file says to cut texts to 3 tokens, and to pad them to 9."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "red", "old", "wet"]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=9)
+    return tokenizer
+
+
+def test_a_limit_in_the_file_of_the_tokenizer(cut_tokenizer, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    path = str(tmp_path)
+    module = StaticEmbedding(cut_tokenizer, embedding_dim=4)
+    SentenceTransformer(modules=[module], device="cpu").save_pretrained(
+        path, create_model_card=False
+    )
+    found = describe(["old", "wet red"], ["red " * 5, "wet old red"], encoder=path)
+    assert found.query_lengths["max"] == 2
+    assert found.document_lengths["max"] == 5
+    assert found.max_seq_length == 3
+    assert (found.truncated_queries, found.truncated_documents) == (0, 0.5)
+    encoder = SentenceEncoder(path)  # which truly cuts, also after it was described
+    vectors = encoder.transform_documents(["red red red wet", "red"])
+    np.testing.assert_allclose(*vectors, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["BertModel", "RobertaModel", "MPNetModel"])
+def test_a_limit_of_positions(cut_tokenizer, tmp_path, kind):
+    import transformers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = getattr(transformers, kind.replace("Model", "Config"))(
+        **sizes, vocab_size=5, intermediate_size=8, max_position_embeddings=12
+    )
+    getattr(transformers, kind)(config).save_pretrained(tmp_path / "hf")
+    cut_tokenizer.no_truncation()
+    cut_tokenizer.no_padding()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=cut_tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(tmp_path / "hf")
+    transformer = Transformer(str(tmp_path / "hf"))
+    transformer.max_seq_length = 1000
+    model = SentenceTransformer(modules=[transformer, Pooling(8)], device="cpu")
+    path = str(tmp_path / "st")
+    model.save_pretrained(path, create_model_card=False)
+    limit = 12 if kind == "BertModel" else 10  # two are of the padding
+    documents = ["red " * limit, "red " * (limit + 1)]
+    found = describe(["old", "wet"], documents, encoder=path)
+    assert (found.max_seq_length, found.truncated_documents) == (limit, 0.5)
+    encoder = SentenceEncoder(path, max_seq_length=limit)
+    assert encoder.transform_documents(documents).shape == (2, 8)
+    message = f"max_seq_length={limit + 1}, but the model has positions for {limit}"
+    for estimator in (
+        SentenceEncoder(path, max_seq_length=limit + 1),
+        AdapterFinetuner(SentenceEncoder(path, max_seq_length=limit + 1)),
+        EmbeddingFinetuner(path, max_seq_length=limit + 1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            describe(["old"], documents[:1], encoder=estimator)
+    with pytest.raises(ValueError, match=message):
+        EmbeddingFinetuner(path, max_seq_length=limit + 1).fit(["old"], ["wet"])
+    with pytest.raises(ValueError, match=message):
+        SentenceEncoder(path, max_seq_length=limit + 1).transform(["old"])
+
+
+MODULE = """
+import torch
+from sentence_transformers.sentence_transformer.modules import InputModule
+
+class Letters(InputModule):
+    config_keys = []
+    def preprocess(self, inputs, prompt=None, **kwargs):
+        counts = [[float((prompt or "").count(c) + t.count(c)) for c in "abcd"]
+                  for t in inputs]
+        return {"counts": torch.tensor(counts)}
+    def forward(self, features, **kwargs):
+        features["sentence_embedding"] = features["counts"]
+        return features
+    def get_embedding_dimension(self):
+        return 4
+    def save(self, output_path, *args, **kwargs):
+        self.save_config(output_path)
+    @classmethod
+    def load(cls, *args, **kwargs):
+        return cls()
+"""
+
+
+def test_a_model_without_a_tokenizer(tmp_path):
+    (tmp_path / "letters.py").write_text(MODULE)
+    (tmp_path / "0_Letters").mkdir()
+    (tmp_path / "modules.json").write_text(
+        '[{"idx": 0, "name": "0", "path": "0_Letters", "type": "letters.Letters"}]'
+    )
+    (tmp_path / "0_Letters" / "config.json").write_text("{}")
+    encoder = SentenceEncoder(
+        str(tmp_path), trust_remote_code=True, normalize=False, device="cpu"
+    )
+    texts = ["abba", "cd", "d" * 7, "a"]
+    found = encoder.transform_documents(texts)
+    np.testing.assert_array_equal(found, [[t.count(c) for c in "abcd"] for t in texts])
+    assert AdapterFinetuner(encoder, epochs=1).fit(texts, texts[::-1]).n_iter_ > 0
+    with pytest.raises(ValueError, match="tokens of the model .* cannot be counted"):
+        describe(texts, texts, encoder=encoder)
+
+
 def test_texts_are_tokenized_in_portions(static_model, pairs, monkeypatch):
     expected = describe(*pairs, encoder=static_model)
     monkeypatch.setattr("skembft.datasets._describe._PORTION", 7)
