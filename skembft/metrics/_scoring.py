@@ -21,7 +21,7 @@ from skembft._utils.types import (
     Similarity,
     Vectors,
 )
-from skembft._utils.vectors import check_same_width, to_array
+from skembft._utils.vectors import check_same_width, read_vectors, to_array
 from skembft.metrics._measures import query_values
 from skembft.metrics._ranking import random_ties, top_k
 
@@ -163,13 +163,13 @@ def check_corpus(corpus: Data) -> None:
     """Refuse a corpus that no estimator could take, whatever its kind."""
     if corpus is None:
         return
-    first = next(iter(corpus), None) if hasattr(corpus, "__len__") else None
-    if isinstance(first, list | tuple):
-        first = np.array(first[:1])
-    if isinstance(first, np.ndarray) and first.dtype.kind in "fiu":
-        check_vectors(corpus, "corpus")
-    else:
-        check_items(corpus, "corpus", "id")
+    vectors = read_vectors(corpus, "corpus")
+    if len(getattr(vectors, "shape", ())) == 2:
+        vectors = np.asarray(vectors)
+        if not vectors.size or not isinstance(vectors.flat[0], str):
+            check_vectors(vectors, "corpus")
+            return
+    check_items(corpus, "corpus", "id")
 
 
 def encode_data(

@@ -34,6 +34,9 @@ def tensor(dtype):
 
 
 CONTAINERS = {
+    "pandas": pd.DataFrame,
+    "polars": pl.DataFrame,
+    "pyarrow table": lambda v: pa.table({f"x{i}": v[:, i] for i in range(6)}),
     "float16": np.float16,
     "float32": np.float32,
     "longdouble": np.longdouble,
@@ -83,6 +86,11 @@ def test_as_X_and_y(container):
         )
     score = expected.score(QUERIES, VECTORS)
     assert found.score(make(QUERIES), make(VECTORS)) == score
+    scorer = RetrievalScorer("ndcg@10", corpus=make(QUERIES))
+    expected_score = RetrievalScorer("ndcg@10", corpus=QUERIES)(
+        expected, QUERIES, VECTORS
+    )
+    assert scorer(found, make(QUERIES), make(VECTORS)) == expected_score
     indices, _ = found.retrieve(make(QUERIES), make(VECTORS), k=2)
     np.testing.assert_array_equal(indices, expected.retrieve(QUERIES, VECTORS, k=2)[0])
 
