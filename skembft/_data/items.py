@@ -106,7 +106,8 @@ def check_queries(X: Data, kind: ItemKind) -> list[Any]:
 
 
 def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
-    grade = to_plain(grade, name)
+    if not isinstance(grade, numbers.Real):
+        grade = to_plain(grade, name)
     if isinstance(grade, bool | np.bool_):
         return float(grade)
     if isinstance(grade, numbers.Real) and math.isfinite(grade):

@@ -1,11 +1,13 @@
 """Matrices of any library, rows of unit length, and checks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from skembft._utils.foreign import is_tensor, tensor_to_array
+from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Vectors
 
 
@@ -35,8 +37,8 @@ def read_vectors(vectors: Data, name: str) -> Data:
         if column.dtype != object:  # a polars Array has two dimensions
             return column if column.ndim > 1 else vectors
         vectors = column.ravel().tolist()
-    if isinstance(vectors, list | tuple) and vectors and _is_vector(vectors[0]):
-        return stack_vectors(vectors, [f"{name}[{i}]" for i in range(len(vectors))])
+    if isinstance(vectors, list | tuple) and vectors and is_vector(vectors[0]):
+        return stack_vectors(vectors, lambda i: f"{name}[{i}]")
     return vectors
 
 
@@ -52,27 +54,35 @@ def _is_column(vectors: Data) -> bool:
     return len(shape) == 1 or shape[1:] == (1,)
 
 
-def _is_vector(cell: Any) -> bool:
+def is_vector(cell: Any) -> bool:
+    """Whether a cell of a list or column may be a vector: it holds several values."""
     if isinstance(cell, str | bytes | Mapping | set | frozenset):
         return False
     return hasattr(cell, "__len__") and getattr(cell, "ndim", 1) > 0
 
 
-def stack_vectors(vectors: Sequence[Any], names: Sequence[str]) -> np.ndarray:
-    """Return a matrix of vectors in any container; `names` are those of messages."""
-    rows = []
-    for vector, name in zip(vectors, names, strict=True):
-        if is_tensor(vector):
-            row = tensor_to_array(vector, name)
-        else:
-            row = np.asarray(vector.as_py() if hasattr(vector, "as_py") else vector)
-        rows.append(row)
-        if row.shape != rows[0].shape:
+def stack_vectors(vectors: Sequence[Any], name_of: Callable[[int], str]) -> np.ndarray:
+    """Return a matrix of vectors in any container; `name_of` names one in messages."""
+    rows: list[np.ndarray] = []
+    for i, vector in enumerate(vectors):
+        rows.append(_to_row(vector, name_of(i)))
+        if rows[i].shape != rows[0].shape:
             raise ValueError(
-                f"{name} has {row.size} dimensions, but {names[0]} has {rows[0].size}: "
-                "vectors of different widths make no matrix."
+                f"{name_of(i)} has {rows[i].size} dimensions, but {name_of(0)} has "
+                f"{rows[0].size}: vectors of different widths make no matrix."
             )
     return np.stack(rows)
+
+
+def _to_row(vector: Any, name: str) -> np.ndarray:
+    if is_tensor(vector):
+        return tensor_to_array(vector, name)
+    if hasattr(vector, "as_py"):  # a list of pyarrow
+        vector = vector.as_py()
+    with suppress(ValueError):  # what numpy says of lists within it
+        if is_vector(vector):
+            return np.asarray(vector)
+    raise ValueError(f"{name} must be a vector, got {shorten(vector)}.")
 
 
 def unit_rows(vectors: Vectors) -> Vectors:

@@ -10,7 +10,7 @@ from skembft._data.items import check_items, check_queries
 from skembft._data.vectors import check_vectors
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Item, ItemKind, Vectors
-from skembft._utils.vectors import check_same_width, stack_vectors
+from skembft._utils.vectors import check_same_width, is_vector, stack_vectors
 from skembft.encoders._base import BaseEncoder
 
 Index: TypeAlias = Mapping[Any, Data] | tuple[Data, Data] | list[Data]
@@ -172,7 +172,7 @@ class _ShownDict(dict):
     """A dict that is shown by its size."""
 
     def __repr__(self) -> str:
-        return f"<{len(self)} × {len(next(iter(self.values()), ()))}>"
+        return f"<{len(self)} × {_width(self.values())}>"
 
 
 class _ShownTuple(tuple):
@@ -181,7 +181,16 @@ class _ShownTuple(tuple):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<{len(self[0])} × {np.shape(self[1])[-1]}>"
+        return f"<{len(self[0])} × {_width(self[1])}>"
+
+
+def _width(vectors: Any) -> int:
+    """Width of a matrix, or of the first vector of what holds vectors."""
+    shape: tuple[int, ...] = getattr(vectors, "shape", ())
+    if len(shape) == 2:
+        return shape[1]
+    first: Any = next(iter(vectors), None)
+    return len(first) if is_vector(first) else 1
 
 
 def _no_vectors(missing: list[Item], rows: dict[Item, int], name: _Name) -> ValueError:
@@ -206,8 +215,9 @@ def _read_vectors(given: Index, name: _Name) -> _Table:
         ids = check_items(list(given), name, "id")
         if not ids:
             raise ValueError(f"{name} holds no vectors.")
-        names = [f"{name}[{shorten(item)}]" for item in ids]
-        matrix = stack_vectors(list(given.values()), names)
+        matrix = stack_vectors(
+            list(given.values()), lambda i: f"{name}[{shorten(ids[i])}]"
+        )
     else:
         if len(given) != 2:
             raise ValueError(f"{name} must be {{id: vector}} or (ids, matrix).")

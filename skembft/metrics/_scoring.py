@@ -164,7 +164,7 @@ def check_corpus(corpus: Data) -> None:
     if corpus is None:
         return
     vectors = read_vectors(corpus, "corpus")
-    if len(getattr(vectors, "shape", ())) == 2:
+    if hasattr(vectors, "__array__") and len(getattr(vectors, "shape", ())) == 2:
         vectors = np.asarray(vectors)
         if not vectors.size or not isinstance(vectors.flat[0], str):
             check_vectors(vectors, "corpus")

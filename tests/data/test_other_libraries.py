@@ -285,6 +285,7 @@ def test_what_is_no_table_yet(estimator, case):
         ESTIMATORS[estimator]().fit(["a"], ["b"], X_val=X)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("case", ["DatasetDict", "IterableDataset", "LazyFrame"])
 def test_what_is_no_table_yet_at_other_doors(case):
     X, message = NOT_YET[case]

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import scipy.sparse
 import torch
+from sklearn.model_selection import GridSearchCV
 
 from skembft import AdapterFinetuner, APIEncoder, PrecomputedEncoder
 from skembft.metrics import RetrievalScorer
@@ -109,6 +110,24 @@ def test_as_an_index(container):
     make = CONTAINERS[container]
     index = PrecomputedEncoder((IDS, make(VECTORS)))
     np.testing.assert_array_equal(index.transform(IDS), VECTORS.astype(np.float32))
+    width = 1 if "one column" in container else 6
+    assert repr(index) == f"PrecomputedEncoder(queries=<24 × {width}>)"
+
+
+@pytest.mark.parametrize("container", sorted(CONTAINERS.keys() - {"torch sparse"}))
+def test_in_a_search_and_under_another_finetuner(container):
+    X = CONTAINERS[container](VECTORS)
+    search = GridSearchCV(
+        AdapterFinetuner(None, random_state=0),
+        {"epochs": [1, 2]},
+        cv=2,
+        error_score="raise",
+    )
+    found = search.fit(X, LABELS).cv_results_["mean_test_score"]
+    expected = search.fit(VECTORS, LABELS).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    nested = AdapterFinetuner(AdapterFinetuner(None, epochs=1), epochs=1)
+    assert nested.fit(X, LABELS).n_iter_ > 0
 
 
 @pytest.mark.parametrize(
@@ -221,6 +240,18 @@ REFUSED = {
         r"{}\[7\] has 5 dimensions, but {}\[0\] has 6",
     ),
     "masked": (masked, r"{}\[7\] is masked"),
+    "no vector": (
+        lambda v: [*v[:7].tolist(), None, *v[8:].tolist()],
+        r"{}\[7\] must be a vector, got None",
+    ),
+    "text": (
+        lambda v: pd.Series([*v[:7], "a", *v[8:]]),
+        r"{}\[7\] must be a vector, got 'a'",
+    ),
+    "nested": (
+        lambda v: [*v[:7].tolist(), [1, [2], 3], *v[8:].tolist()],
+        r"{}\[7\] must be a vector, got \[1, \[2\], 3\]",
+    ),
     "None": (with_none, r"{}\[7\] is \[None|NaN"),
     "complex": (lambda v: v.astype(complex), "omplex"),
     "sparse": (scipy.sparse.csr_array, "[Ss]parse|matrix of numbers"),

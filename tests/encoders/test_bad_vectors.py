@@ -54,7 +54,7 @@ def test_ids_that_are_floats():
             "NaN or infinity, first in row 1",
         ),
         ({"a": [np.inf, 0]}, ValueError, "NaN or infinity, first in row 0"),
-        ({"a": 1.0}, ValueError, "must be a matrix of numbers"),
+        ({"a": 1.0}, ValueError, r"queries\['a'\] must be a vector, got 1\.0"),
         ({"a": ["x", "y"]}, ValueError, "must be a matrix of numbers"),
         ({}, ValueError, "queries holds no vectors"),
         ({None: [1.0]}, TypeError, "must be a str or an int id, got None"),
