@@ -71,7 +71,7 @@ def score_gammas(
     )
     best = np.where(best < 0, -1, others[best])
     column = _places(own, moves.index, len(documents))
-    ideal, n_relevant = relevance.ideal(depth)[kept], relevance.n_relevant[kept]
+    ideal, n_relevant = relevance.ideal(kept, depth), relevance.n_relevant[kept]
     width = max(len(moves.index), len(gammas) * depth)
     step = min(_QUERIES, max(1, _BLOCK // width))
     blocks = np.array_split(np.arange(len(kept)), -(-len(kept) // step))

@@ -116,13 +116,14 @@ class JudgedRelevance(_Judgements):
             out[hit] = self.positive.data[at][hit]
         return out
 
-    def ideal(self, k: int) -> Floats:
-        """The k highest grades of every query, best first, padded with 0."""
-        queries, _ = self.positive_coordinates()
-        grades = self.positive.data[np.lexsort((-self.positive.data, queries))]
-        rank = np.arange(len(grades)) - self.positive.indptr[queries]
-        out = np.zeros((self.positive.shape[0], k))
-        out[queries[rank < k], rank[rank < k]] = grades[rank < k]
+    def ideal(self, queries: Ints, k: int) -> Floats:
+        """The k highest grades of each of `queries`, best first, padded with 0."""
+        rows = self.positive[queries]
+        row = np.repeat(np.arange(len(queries)), np.diff(rows.indptr))
+        grades = rows.data[np.lexsort((-rows.data, row))]
+        rank = np.arange(len(grades)) - rows.indptr[row]
+        out = np.zeros((len(queries), k))
+        out[row[rank < k], rank[rank < k]] = grades[rank < k]
         return out
 
     def best(self, query: int) -> Ints:
@@ -218,8 +219,8 @@ class LabelRelevance(_Judgements):
         same = self.labels[rows] == self.labels[documents]
         return (same & (documents != rows) & (documents >= 0)).astype(np.float64)
 
-    def ideal(self, k: int) -> Floats:
-        return (np.arange(k) < self.n_relevant[:, None]).astype(np.float64)
+    def ideal(self, queries: Ints, k: int) -> Floats:
+        return (np.arange(k) < self.n_relevant[queries, None]).astype(np.float64)
 
     def best(self, query: int) -> Ints:
         row = self.self_index[query]

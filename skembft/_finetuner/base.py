@@ -43,9 +43,10 @@ from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
 from skembft.metrics._scoring import (
-    encode_data,
+    encode_with,
     item_kind,
     read_data,
+    read_for,
     score_vectors,
 )
 
@@ -439,9 +440,8 @@ class BaseFinetuner(
             a process and size.
         """
         metrics = check_metrics(self.scoring)
-        data, queries, documents, similarity = encode_data(
-            self, X, y, corpus, self.exclude_self
-        )
+        data = read_for(self, X, y, corpus, self.exclude_self)
+        queries, documents, similarity = encode_with(self, data)
         if corpus is None and isinstance(data.relevance, JudgedRelevance):
             self._check_pool(len(data.documents))
         values = score_vectors(

@@ -1,21 +1,24 @@
 """Two retrievers on the same queries: how much better one is, how sure, and where."""
 
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.messages import nearest
+from skembft._utils.estimators import thawed
+from skembft._utils.messages import nearest, shorten
 from skembft._utils.types import (
     Data,
     Floats,
     Ints,
     Items,
     MetricNames,
-    Metrics,
+    OwnDocuments,
     RandomState,
 )
 from skembft.encoders._sentence import as_encoder
@@ -23,7 +26,14 @@ from skembft.inspection._query_change import Graded, QueryChange
 from skembft.inspection._shown import as_html, as_text
 from skembft.inspection._statistics import ComparedMetric, compare_values
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
-from skembft.metrics._scoring import Ranking, rank_estimator, unwrap
+from skembft.metrics._scoring import (
+    Ranking,
+    check_retriever,
+    item_kind,
+    rank_estimator,
+    read_for,
+    unwrap,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +47,7 @@ _SHOWN = 10  # documents of a query that are kept to be looked at
 @validate_params(
     {
         "confidence_level": [Interval(Real, 0, 1, closed="neither")],
-        "exclude_self": ["boolean"],
+        "exclude_self": ["boolean", Mapping, None],
         "random_state": ["random_state"],
     },
     prefer_skip_nested_validation=True,
@@ -51,7 +61,7 @@ def compare_retrieval(
     metrics: MetricNames = HISTORY_METRICS,
     *,
     confidence_level: float = 0.95,
-    exclude_self: bool = False,
+    exclude_self: OwnDocuments | None = None,
     random_state: RandomState = None,
 ) -> "RetrievalComparison":
     """Compare two retrievers on the same queries, documents and judgements.
@@ -61,8 +71,11 @@ def compare_retrieval(
 
     Parameters
     ----------
-    before, after : str, encoder, fitted finetuner, Pipeline or fitted search
-        A str is the name or directory of a model: ``SentenceEncoder(name)``.
+    before : str, encoder, fitted finetuner, Pipeline, fitted search or None
+        A str is the name or directory of a model: ``SentenceEncoder(name)``. None means
+        what `after` was fitted over: its encoder or, with ``encoder=None``, the vectors
+        as they are.
+    after : str, encoder, fitted finetuner, Pipeline or fitted search
     X, y : same forms as in ``fit``
         Queries and their relevant documents.
     corpus : array-like of documents, default=None
@@ -71,8 +84,9 @@ def compare_retrieval(
         The first is what `best` and `worst` go by.
     confidence_level : float, default=0.95
         Of the intervals of the differences.
-    exclude_self : bool, default=False
-        As in :class:`skembft.metrics.RetrievalScorer`.
+    exclude_self : bool or dict of {query: document}, default=None
+        As in :class:`skembft.metrics.RetrievalScorer`. None means what the finetuners
+        have as `exclude_self`, for both sides; where they differ it must be given.
     random_state : int, RandomState instance or None, default=None
         Of the bootstrap and of the test.
 
@@ -125,31 +139,56 @@ def compare_retrieval(
     """
     parsed = check_metrics(metrics)
     seed = check_random_state(random_state).randint(2**31 - 1)
-    (data, first), (other, second) = (
-        _rank(retriever, X, y, corpus, parsed, exclude_self)
-        for retriever in (before, after)
-    )
+    after, X_after = unwrap(as_encoder(after), X)
+    if before is None:
+        before, X_before = _untouched(after), X_after
+    else:
+        before, X_before = unwrap(as_encoder(before), X)
+    if exclude_self is None:
+        exclude_self = _exclude_self(before, after)
+    data = other = read_for(after, X_after, y, corpus, exclude_self)
+    exclude = others_exclude = data.excluded(exclude_self)
+    if before is not None and not _reads_alike(before, X_before, after, X_after):
+        other = read_for(before, X_before, y, corpus, exclude_self)
+        others_exclude = other.excluded(exclude_self)
     if data.n_queries != other.n_queries or len(data.documents) != len(other.documents):
         raise ValueError(
             "before and after do not see the same distinct queries and documents (a "
             "step of a Pipeline makes some of them equal): compare both behind it."
         )
-    return RetrievalComparison(data, first, second, confidence_level, seed)
+    first = rank_estimator(before, other, parsed, exclude=others_exclude, n_kept=_SHOWN)
+    second = rank_estimator(after, data, parsed, exclude=exclude, n_kept=_SHOWN)
+    return RetrievalComparison(other, first, second, confidence_level, seed)
 
 
-def _rank(
-    retriever: Any, X: Data, y: Data, corpus: Data, metrics: Metrics, exclude_self: bool
-) -> tuple[RetrievalData, Ranking]:
-    retriever, X = unwrap(as_encoder(retriever), X)
-    return rank_estimator(
-        retriever,
-        X,
-        y,
-        metrics,
-        corpus=corpus,
-        exclude_self=exclude_self,
-        depth=_SHOWN,
-    )
+def _reads_alike(before: Any, X_before: Data, after: Any, X_after: Data) -> bool:
+    """Whether both make the same of the data, so that they need not be read twice."""
+    check_retriever(before)
+    kind = item_kind(before)
+    return X_before is X_after and kind == item_kind(after) and kind != "vector"
+
+
+def _untouched(after: Any) -> Any:
+    """What a finetuner was fitted over; None where that is vectors."""
+    after = thawed(after)
+    if not hasattr(after, "_checked_encoder"):
+        raise TypeError(
+            f"before=None means what after was fitted over, and {type(after).__name__} "
+            "has no encoder: pass the name of its model, or another retriever."
+        )
+    check_is_fitted(after)
+    return after._checked_encoder()
+
+
+def _exclude_self(before: Any, after: Any) -> OwnDocuments:
+    """What both, or the one that has it, have as `exclude_self`."""
+    have = [e.exclude_self for e in (before, after) if hasattr(e, "exclude_self")]
+    if len(have) == 2 and have[0] != have[1]:
+        raise ValueError(
+            f"exclude_self is {shorten(have[0])} in before and {shorten(have[1])} in "
+            "after: pass the one by which both are to retrieve as exclude_self."
+        )
+    return have[0] if have else False
 
 
 class RetrievalComparison:

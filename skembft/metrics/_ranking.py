@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # elements of the block of scores: memory is set by this, not by the data, and a block
 # that stays in the processor's cache is not written to memory at all
 _BLOCK = 2**23
+QUERY_STEP = 1024  # queries that are multiplied at a time
 
 
 class Rows(Protocol):
@@ -65,7 +66,7 @@ def top_k(
     k = min(k, n_documents)
     to_tensor = _unit_tensor if similarity == "cosine" else _tensor
     q = to_tensor(queries, 0, "query")
-    query_step = max(1, min(n_queries, 1024))
+    query_step = max(1, min(n_queries, QUERY_STEP))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
     block = torch.empty(query_step * min(document_step, n_documents))
     best_score = torch.full((n_queries, k), -torch.inf)

@@ -1,5 +1,6 @@
 """The scorer for searches and cross-validation."""
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -8,7 +9,13 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.types import Data, Floats, MetricNames, OwnDocuments
 from skembft.metrics._measures import check_metrics
-from skembft.metrics._scoring import Ranking, check_corpus, rank_estimator, unwrap
+from skembft.metrics._scoring import (
+    Ranking,
+    check_corpus,
+    rank_estimator,
+    read_for,
+    unwrap,
+)
 
 
 class RetrievalScorer:
@@ -141,15 +148,11 @@ class RetrievalScorer:
         exclude_self = self.exclude_self
         if exclude_self is None:
             exclude_self = getattr(estimator, "exclude_self", False)
-        return rank_estimator(
-            estimator,
-            X,
-            y,
-            check_metrics(self.metrics),
-            corpus=self.corpus,
-            exclude_self=exclude_self,
-            sample_weight=sample_weight,
-        )
+        data = read_for(estimator, X, y, self.corpus, exclude_self)
+        data = replace(data, weights=data.query_weights(sample_weight))
+        exclude = data.excluded(exclude_self)
+        metrics = check_metrics(self.metrics)
+        return data, rank_estimator(estimator, data, metrics, exclude=exclude)
 
     @property
     def __name__(self) -> str:  # asked for by scikit-learn's displays

@@ -1,6 +1,7 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,9 @@ from skembft._utils.types import (
 )
 from skembft._utils.vectors import check_same_width, read_vectors, to_array
 from skembft.metrics._measures import query_values
-from skembft.metrics._ranking import random_ties, top_k
+from skembft.metrics._ranking import QUERY_STEP, random_ties, top_k
+
+_BLOCK = 2**21  # documents that are retrieved and judged at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Ranking:
     ----------
     queries : ndarray of shape (n,)
         Indices of the queries that have a relevant document (and a weight above 0).
-    indices : ndarray of shape (n, depth)
+    indices : ndarray of shape (n, n_kept)
         The documents that each retrieves, best first; -1 where nothing is left.
     values : dict of {name: ndarray of shape (n,)}
     """
@@ -53,9 +56,11 @@ def rank(
     similarity: Similarity = "cosine",
     weights: Floats | None = None,
     exclude: Ints | None = None,
-    depth: int = 0,
+    n_kept: int = 0,
 ) -> Ranking:
     """Rank documents for the queries that have a relevant one.
+
+    Queries are ranked and judged in blocks: memory is set by them, and by what is kept.
 
     Parameters
     ----------
@@ -66,8 +71,8 @@ def rank(
     weights : ndarray of shape (n_queries,) or None
     exclude : ndarray of shape (n_queries,) or None
         Index of a document that each query must not retrieve, -1 for none.
-    depth : int
-        Documents to retrieve at least; the metrics may ask for more.
+    n_kept : int
+        Documents of every query to keep in the result.
 
     Returns
     -------
@@ -82,24 +87,43 @@ def rank(
             "No query has a relevant document (and a weight above 0): there is nothing "
             "to score. Check the grades or labels in y."
         )
-    depth = min(max(depth, *(k for _, k in metrics.values())), len(documents))
+    depth = min(max(n_kept, *(k for _, k in metrics.values())), len(documents))
     if exclude is None:
         exclude = relevance.self_index
-    indices, _ = top_k(
-        queries[kept],
-        documents,
-        depth,
-        similarity=similarity,
-        exclude=None if exclude is None else exclude[kept],
-        ties=random_ties(len(documents)),
-    )
-    values = query_values(
-        metrics,
-        relevance.grades(kept, indices),
-        relevance.ideal(depth)[kept],
-        relevance.n_relevant[kept],
-    )
+    indices = np.empty((len(kept), min(n_kept, depth)), dtype=np.int64)
+    values: dict[str, Floats] = {name: np.empty(len(kept)) for name in metrics}
+    ties = random_ties(len(documents))
+    for at in _blocks(len(kept), depth):
+        rows = kept[at]
+        found, _ = top_k(
+            queries[rows],
+            documents,
+            depth,
+            similarity=similarity,
+            exclude=None if exclude is None else exclude[rows],
+            ties=ties,
+        )
+        indices[at] = found[:, :n_kept]
+        of_block = query_values(
+            metrics,
+            relevance.grades(rows, found),
+            relevance.ideal(rows, depth),
+            relevance.n_relevant[rows],
+        )
+        for name, value in of_block.items():
+            values[name][at] = value
     return Ranking(kept, indices, values)
+
+
+def _blocks(n_queries: int, depth: int) -> Iterator[slice]:
+    """Slices of queries of which `_BLOCK` documents, or a few more, are retrieved.
+
+    `top_k` multiplies as many queries at a time as in a single block, but for the last:
+    the last block is the longer for it, and scores have the same bits.
+    """
+    step = max(1, _BLOCK // depth // QUERY_STEP) * QUERY_STEP
+    stops = [*range(step, n_queries - QUERY_STEP + 1, step), n_queries]
+    return map(slice, [0, *stops], stops)
 
 
 def score_vectors(
@@ -172,34 +196,45 @@ def check_corpus(corpus: Data) -> None:
     check_items(corpus, "corpus", "id")
 
 
-def encode_data(
-    estimator: Any, X: Data, y: Data, corpus: Data = None, own: OwnDocuments = False
-) -> tuple[RetrievalData, Vectors, Vectors, Similarity]:
-    """Read data and encode them with a fitted estimator.
-
-    Returns
-    -------
-    data : RetrievalData
-    queries, documents : ndarray of shape (n, d)
-    similarity : {"cosine", "dot"}
-    """
-    if hasattr(estimator, "_read"):  # a finetuner, which checks vectors itself
+def check_retriever(estimator: Any) -> None:
+    """Raise an error unless an estimator makes vectors, and is fitted if it must be."""
+    if hasattr(estimator, "_read"):  # a finetuner
         check_is_fitted(estimator)
-        data = estimator._read(X, y, corpus, own=own)
+    # of an unfitted search only the class has the method; it then says so itself
+    elif not any(hasattr(o, "transform") for o in (estimator, type(estimator))):
+        raise TypeError(
+            f"{type(estimator).__name__} makes no vectors: pass an encoder, a "
+            "finetuner, a Pipeline that ends in one or a search over these."
+        )
+
+
+def read_for(
+    estimator: Any, X: Data, y: Data, corpus: Data = None, own: OwnDocuments = False
+) -> RetrievalData:
+    """Read data as a fitted estimator or an encoder takes them."""
+    check_retriever(estimator)
+    if hasattr(estimator, "_read"):  # it checks vectors itself
+        return estimator._read(X, y, corpus, own=own)
+    return read_data(estimator, X, y, corpus, own=own)
+
+
+def encode_with(
+    estimator: Any, data: RetrievalData
+) -> tuple[Vectors, Vectors, Similarity]:
+    """The vectors of queries and of documents, and how they are compared.
+
+    Without an estimator the data are vectors.
+    """
+    if estimator is None:
+        return *data.vectors, "cosine"
+    if hasattr(estimator, "_query_vectors"):
         queries = estimator._query_vectors(data.queries)
     else:
-        # of an unfitted search only the class has the method; it then says so itself
-        if not any(hasattr(o, "transform") for o in (estimator, type(estimator))):
-            raise TypeError(
-                f"{type(estimator).__name__} makes no vectors: pass an encoder, a "
-                "finetuner, a Pipeline that ends in one or a search over these."
-            )
-        data = read_data(estimator, X, y, corpus, own=own)
         queries = to_array(estimator.transform(data.queries), "The query vectors")
     documents = to_array(
         estimator.transform_documents(data.documents), "The document vectors"
     )
-    return data, queries, documents, getattr(estimator, "_similarity", "cosine")
+    return queries, documents, getattr(estimator, "_similarity", "cosine")
 
 
 def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:
@@ -223,27 +258,21 @@ def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:
 
 def rank_estimator(
     estimator: Any,
-    X: Data,
-    y: Data,
+    data: RetrievalData,
     metrics: Metrics,
     *,
-    corpus: Data = None,
-    exclude_self: OwnDocuments = False,
-    depth: int = 0,
-    sample_weight: Data = None,
-) -> tuple[RetrievalData, Ranking]:
-    """Encode and rank once; return the data, with weights, and their `Ranking`."""
-    data, queries, documents, similarity = encode_data(
-        estimator, X, y, corpus, exclude_self
-    )
-    data = replace(data, weights=data.query_weights(sample_weight))
-    return data, rank(
+    exclude: Ints | None = None,
+    n_kept: int = 0,
+) -> Ranking:
+    """Encode what `read_for` has read, and `rank` it."""
+    queries, documents, similarity = encode_with(estimator, data)
+    return rank(
         queries,
         documents,
         data.relevance,
         metrics,
         similarity=similarity,
         weights=data.weights,
-        exclude=data.excluded(exclude_self),
-        depth=depth,
+        exclude=exclude,
+        n_kept=n_kept,
     )

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import matplotlib
 
@@ -16,6 +17,7 @@ from scipy import stats
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, HalvingGridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -270,6 +272,80 @@ def test_vectors_with_class_labels():
         assert len(change.relevant) == 9
         np.testing.assert_array_equal(comparison.queries[change.index], change.query)
     assert "40 queries" in comparison._repr_html_()
+
+
+@pytest.mark.parametrize("target", ["labels", "paired"])
+@pytest.mark.parametrize("container", [np.asarray, pd.DataFrame])
+def test_before_are_the_vectors_as_they_are(target, container):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 5)), [i % 4 for i in range(40)]
+    if target == "paired":
+        y = X @ rng.normal(size=(5, 5))
+    options = {"side": "both", "learning_rate": 0.1, "validation_fraction": None}
+    after = AdapterFinetuner(None, epochs=3, **options).fit(container(X), y)
+    untouched = AdapterFinetuner(None, epochs=1, **options).fit(container(X), y)
+    untouched.weights_ = {"query": {}, "document": {}}
+    found = compare_retrieval(None, after, container(X), y, random_state=0)
+    expected = compare_retrieval(untouched, after, container(X), y, random_state=0)
+    assert found.rows == expected.rows
+    assert found.rows[0]["before"] != found.rows[0]["after"]
+
+
+def test_before_is_the_encoder_of_after(static_model, pairs):
+    adapter = AdapterFinetuner(static_model, epochs=3, random_state=0).fit(*pairs)
+    moved = CorpusFinetuner(adapter, gamma=0.1, random_state=0).fit(*pairs)
+    rest = {"metrics": ["mrr@10", "ndcg@3"], "random_state": 0}
+    for after, before in (
+        (adapter, static_model),
+        (make_pipeline(FunctionTransformer(list), adapter), static_model),
+        (FrozenEstimator(adapter), static_model),
+        (moved, moved.encoder_),
+    ):
+        found = compare_retrieval(None, after, *pairs, **rest)
+        assert found.rows == compare_retrieval(before, after, *pairs, **rest).rows
+
+
+def test_before_needs_an_encoder(static_model, problem, pairs):
+    with pytest.raises(TypeError, match="PrecomputedEncoder has no encoder: pass"):
+        compare_retrieval(None, *problem[1:])
+    with pytest.raises(NotFittedError):
+        compare_retrieval(None, AdapterFinetuner(static_model), *pairs)
+
+
+def test_exclude_self_is_that_of_the_finetuners(static_model):
+    vectors = {"a": [1, 0], "b": [0.9, 0.1], "c": [0, 1], "A": [1, 0]}
+    index = PrecomputedEncoder(vectors)
+    options = {"epochs": 1, "validation_fraction": None, "random_state": 0}
+    data = ["a", "c"], ["b", "b"]
+
+    def found(before, after, **options):
+        corpus = ["c", "a", "A"]
+        comparison = compare_retrieval(
+            before, after, ["a"], ["b"], corpus, "mrr@10", **options
+        )
+        return [comparison.rows[0][side] for side in ("before", "after")]
+
+    for own, value in ((False, 1 / 3), (True, 0.5), ({"a": "A"}, 0.5)):
+        adapter = AdapterFinetuner(index, exclude_self=own, **options).fit(*data)
+        adapter.weights_ = {"query": {}}
+        for before in (None, index, adapter):
+            assert found(before, adapter) == [value, value]
+        assert found(adapter, index) == [value, value]
+        assert found(adapter, adapter, exclude_self=False) == [1 / 3, 1 / 3]
+        assert found(index, index, exclude_self=own) == [value, value]
+        if own is not False:
+            other = AdapterFinetuner(index, **options).fit(*data)
+            with pytest.raises(ValueError, match="exclude_self is False in before and"):
+                found(other, adapter)
+            assert found(other, adapter, exclude_self=own)[1] == value
+
+
+def test_data_are_read_once(static_model, pairs):
+    adapter = AdapterFinetuner(static_model, epochs=1).fit(*pairs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        compare_retrieval(static_model, adapter, ["red0", ""], ["old0", "wet0"])
+    assert sum("empty string" in str(w.message) for w in caught) == 1
 
 
 def test_exclude_self():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from skembft import AdapterFinetuner, PrecomputedEncoder, SentenceEncoder
-from skembft.metrics import RetrievalScorer, evaluate
+from skembft.metrics import RetrievalScorer, _scoring, evaluate
+from skembft.metrics._ranking import top_k
 from tests.metrics.oracles import (
     ALL,
     assert_same,
@@ -330,6 +331,33 @@ def test_paired_vectors_equal_brute_force():
     encoder = PrecomputedEncoder(lookup)
     expected = brute_force_means(encoder, queries, relevant, corpus)
     assert_same(RetrievalScorer(ALL, corpus=extra)(model, X, Y), expected)
+
+
+@pytest.mark.parametrize("n_queries", [30, 1024, 2047, 2048, 3100])
+@pytest.mark.parametrize("labels", [False, True])
+def test_queries_are_ranked_in_blocks(n_queries, labels, monkeypatch):
+    """Memory is set by the block; no value depends on it, to the last bit."""
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((n_queries, 5)).astype(np.float32)
+    y = rng.randint(2, size=len(X))
+    if not labels:
+        y = X[rng.permutation(len(X))]
+    adapter = AdapterFinetuner(None, epochs=1, validation_fraction=None)
+    adapter.fit(X[:20], np.arange(20) % 2 if labels else y[:20])
+    scorer = RetrievalScorer([f"{name.split('@')[0]}@20" for name in ALL])
+    expected = scorer.per_query(adapter, X, y)
+    sizes = []
+
+    def counting(queries, *args, **kwargs):
+        sizes.append(len(queries))
+        return top_k(queries, *args, **kwargs)
+
+    monkeypatch.setattr(_scoring, "top_k", counting)
+    monkeypatch.setattr(_scoring, "_BLOCK", 20 * 1024)
+    found = scorer.per_query(adapter, X, y)
+    assert sum(sizes) == len(X) and max(sizes) < 2048
+    for name, values in expected.items():
+        np.testing.assert_array_equal(found[name], values)
 
 
 class BrokenEncoder:
