@@ -13,6 +13,7 @@ import numpy as np
 
 from skembft._data.containers import labels_of, to_list, to_rows
 from skembft._data.items import all_plain, check_grade, check_item, check_items
+from skembft._data.missing import warn_missing
 from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
@@ -91,9 +92,14 @@ def check_retrieval_data(
     row_query = query_index.of(queries)
     example_row = np.repeat(np.arange(len(queries)), n_documents)
     example_document = document_index.of(documents)
+    n_judged = len(document_index)
     others = [] if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
     named = document_index.of(others)
+    distinct = list(document_index)
     _warn_empty(query_index, document_index)
+    if corpus is not None:
+        named_by = f"{'X' if is_table else 'y'}{suffix}"
+        warn_missing(distinct, n_judged, named, kind, named_by)
 
     relevance = JudgedRelevance.from_triples(
         row_query[example_row],
@@ -112,7 +118,7 @@ def check_retrieval_data(
         )
     return RetrievalData(
         queries=list(query_index),
-        documents=list(document_index),
+        documents=distinct,
         relevance=relevance,
         row_query=row_query,
         example_row=example_row,

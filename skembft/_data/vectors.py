@@ -15,6 +15,9 @@ from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Ints, Vectors
 from skembft._utils.vectors import check_finite, read_vectors, to_array
 
+_BLOCK = 2**20  # numbers of a matrix that are copied at a time
+_FLOAT32 = np.finfo(np.float32)
+
 
 def check_vector_data(
     X: Vectors, y: Data, corpus: Data = None, suffix: str = ""
@@ -150,12 +153,24 @@ def _distinct_rows(matrix: Vectors) -> tuple[Vectors, Ints]:
 
     Nothing is copied where all are distinct: the matrix may be a memory map.
     """
-    index = Numbering()
-    digests = (
-        blake2b(np.ascontiguousarray(row).data, digest_size=16) for row in matrix
-    )
-    at = np.asarray([index[digest.digest()] for digest in digests], dtype=np.int64)
-    if len(index) == len(matrix):
-        return matrix, at
-    _, first = np.unique(at, return_index=True)
-    return matrix[first], at
+    at = Numbering().of(row_keys(matrix))
+    first = np.flatnonzero(np.diff(np.maximum.accumulate(at), prepend=-1))
+    return (matrix if len(first) == len(matrix) else matrix[first]), at
+
+
+def row_keys(matrix: Vectors, size: int = 16) -> list[bytes]:
+    """Hashes of `size` bytes, the same for rows of the same numbers.
+
+    They are taken as float32, in which vectors are compared, whatever their type.
+    """
+    keys: list[bytes] = []
+    step = max(1, _BLOCK // max(matrix.shape[1], 1))
+    for start in range(0, len(matrix), step):
+        rows = np.asarray(matrix[start : start + step])
+        largest = np.abs(rows).max(axis=1, initial=0)
+        in_range = (largest > _FLOAT32.tiny) & (largest < _FLOAT32.max)
+        if (in_range | (largest == 0)).all():
+            rows = rows.astype(np.float32)
+        rows = np.ascontiguousarray(rows + rows.dtype.type(0))  # no -0.0 is left
+        keys += [blake2b(row, digest_size=size).digest() for row in rows]
+    return keys

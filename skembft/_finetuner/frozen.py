@@ -1,6 +1,7 @@
 """What finetuners over a frozen encoder share: opening, checking, pickling it."""
 
 import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._data.containers import labels_of, to_list, to_rows
+from skembft._data.missing import MissingDocumentsWarning
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.monitor import Monitor
@@ -100,7 +102,10 @@ class FrozenFinetuner(BaseFinetuner):
             if sample_weight is not None:
                 sample_weight = np.asarray(sample_weight)[rows]
         encoder = clone(self.encoder)
-        trainer.encoder = encoder.fit(X, y, sample_weight, corpus=corpus)
+        with warnings.catch_warnings():
+            # it is told of all rows
+            warnings.simplefilter("ignore", MissingDocumentsWarning)
+            trainer.encoder = encoder.fit(X, y, sample_weight, corpus=corpus)
         return True
 
     def _select(self, values: Data, rows: Ints, name: str) -> Data:

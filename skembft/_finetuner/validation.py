@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.vectors import row_keys
 from skembft._finetuner.trainer import Trainer
 from skembft._utils.types import Ints, Items
 
@@ -91,11 +92,10 @@ def hold_out(
 
 def query_keys(queries: Items) -> Ints:
     """A number of 64 bits for every query, the same in every process."""
-
-    def key(query: object) -> bytes:
-        if isinstance(query, np.ndarray):
-            return np.ascontiguousarray(query, dtype=np.float32).tobytes()
-        return f"{type(query).__name__} {query}".encode("utf-8", "surrogatepass")
-
-    digests = (blake2b(key(query), digest_size=8).digest() for query in queries)
-    return np.frombuffer(b"".join(digests), dtype=np.uint64)
+    if isinstance(queries, np.ndarray):
+        keys = row_keys(queries, size=8)
+    else:
+        named = (f"{type(query).__name__} {query}" for query in queries)
+        texts = (name.encode("utf-8", "surrogatepass") for name in named)
+        keys = [blake2b(text, digest_size=8).digest() for text in texts]
+    return np.frombuffer(b"".join(keys), dtype=np.uint64)

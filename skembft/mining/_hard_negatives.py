@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from skembft._data.items import check_items
-from skembft._data.numbering import find_own
+from skembft._data.missing import warn_missing
+from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
@@ -103,6 +104,10 @@ def mine_hard_negatives(
         )
     own = exclude_self or getattr(encoder, "exclude_self", False)
     data = read_data(encoder, X, y, own=own)
+    if isinstance(corpus, list):
+        place = Numbering((item, i) for i, item in enumerate(data.documents))
+        named = place.of(corpus)
+        warn_missing(list(place), len(data.documents), named, kind, "y")
     queries = to_array(encoder.transform(data.queries), "The query vectors")
     found = _Best(len(queries), n_negatives)
     ceiling = None

@@ -1,0 +1,102 @@
+"""Documents that a corpus lacks: told where that looks like a slip."""
+
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from skembft._utils.messages import shorten
+from skembft._utils.types import Ints, Item, ItemKind
+
+
+class MissingDocumentsWarning(UserWarning):
+    """Documents of y are not in the corpus."""
+
+
+def warn_missing(
+    documents: list[Any], n_judged: int, in_corpus: Ints, kind: ItemKind, name: str
+) -> None:
+    """Warn where the corpus seems to hold what y names, in another form.
+
+    Texts are looked at only where some document of y is not in the corpus.
+
+    Parameters
+    ----------
+    documents : list of distinct documents
+        The first `n_judged` are those of y.
+    in_corpus : ndarray
+        Their indices in the corpus.
+    kind : {"text", "id"}
+    name : str
+        Of y, for the message.
+    """
+    found = np.zeros(len(documents), dtype=bool)
+    found[in_corpus] = True
+    missing = [documents[i] for i in np.flatnonzero(~found[:n_judged])]
+    if not missing:
+        return
+    corpus = [documents[i] for i in np.flatnonzero(found)]
+    twins = _find_twins(missing, corpus)
+    if twins:
+        _warn_twins(twins, n_judged, name)
+    elif (
+        kind == "text"  # an id that is written in another way has no vector: an error
+        and n_judged >= 10
+        and len(corpus) > n_judged
+        and len(missing) > 0.95 * n_judged
+    ):
+        warnings.warn(
+            f"Of the {n_judged} documents of {name} the corpus holds "
+            f"{n_judged - len(missing)}; it lacks {shorten(missing[0])}. That is right "
+            "where corpus only adds other documents. Where it is the collection that "
+            f"they come from, their texts differ (a title, cut off?), and {name} must "
+            "have those of the corpus.",
+            MissingDocumentsWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_twins(twins: dict[str, str], n_judged: int, name: str) -> None:
+    """Warn of documents of y that the corpus has in another form."""
+    ours, theirs = next(iter(twins.items()))
+    # from shortly before the first character that differs
+    start = max(0, len(os.path.commonprefix([ours, theirs])) - 20)
+    warnings.warn(
+        f"{len(twins)} of the {n_judged} documents of {name} are in the corpus in "
+        "another form, which differs by white space or Unicode form only: "
+        f"{shorten(ours[start:])} and {shorten(theirs[start:])}. That makes two "
+        "documents of them, and the one of the corpus is not relevant. Write both in "
+        "the same way: ' '.join(unicodedata.normalize('NFKC', text).split()).",
+        MissingDocumentsWarning,
+        stacklevel=5,
+    )
+
+
+def _find_twins(missing: Iterable[Item], corpus: Iterable[Item]) -> dict[str, str]:
+    """{document: document of the corpus} of those equal but for their form."""
+    texts = [item for item in missing if isinstance(item, str)]
+    ends = set(map(_ends, texts))
+    # few texts begin and end alike: only these are compared as a whole
+    plain = {
+        _plain(item): item
+        for item in corpus
+        if isinstance(item, str) and _ends(item) in ends
+    }
+    return {text: plain[_plain(text)] for text in texts if _plain(text) in plain}
+
+
+def _ends(text: str) -> tuple[str, ...]:
+    """The first and the last word, as `_plain` leaves them."""
+    first, last = text.split(None, 1)[:1], text.rsplit(None, 1)[-1:]
+    words = _plain(" ".join(first + last)).split(" ")
+    return words[0], words[-1]
+
+
+def _plain(text: str) -> str:
+    """A text without regard to white space and Unicode form."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.split())
