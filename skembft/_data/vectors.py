@@ -42,7 +42,8 @@ def check_vector_data(
     if corpus is not None:
         raise ValueError(
             "corpus= does not go with class labels, where the documents are the rows "
-            "of X themselves; pass paired vectors as y."
+            "of X themselves: pass paired vectors as y. How X finds other rows of its "
+            "classes is told by retrieve(X, rows)."
         )
     labels = _check_labels(y, name)
     if len(labels) != len(X):

@@ -38,7 +38,15 @@ from skembft._losses.table import LossSpec, spec_of
 from skembft._saving.mixin import PretrainedMixin
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import DocLink, PlainParameters
-from skembft._utils.types import Data, Floats, Ints, ItemKind, OwnDocuments, Similarity
+from skembft._utils.types import (
+    Data,
+    Floats,
+    Ints,
+    ItemKind,
+    OwnDocuments,
+    Similarity,
+    Vectors,
+)
 from skembft._version import __version__
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
@@ -77,6 +85,15 @@ _POOL = "documents in the pool of validation"
 # sizes of collections of which a score over few documents has been told: a search makes
 # a hundred of them, and Python's own "once" ends with every catch_warnings
 _told: set[int] = set()
+
+
+def _is_matrix(values: Data) -> bool:
+    """Whether documents are vectors: texts and ids have one dimension."""
+    return (
+        isinstance(values, np.ndarray)
+        and values.ndim == 2
+        and (values.dtype.kind == "f")
+    )
 
 
 class BaseFinetuner(
@@ -476,6 +493,9 @@ class BaseFinetuner(
         ----------
         X : queries, as in `transform`
         corpus : array-like of n_documents documents
+            Or, of texts or ids, their vectors: the float array of shape
+            (n_documents, d) that `transform_documents` has made of them once, for
+            calls that shall not encode or adapt the same documents again.
         k : int, default=10
 
         Returns
@@ -485,6 +505,12 @@ class BaseFinetuner(
         scores : float32 ndarray of the same shape
             Cosine similarities, or dot products after `CorpusFinetuner` with
             ``method="nudge_m"``.
+
+        Raises
+        ------
+        ValueError
+            Bad data; vectors of another width, or with `exclude_self`, for which the
+            documents themselves are needed.
 
         Examples
         --------
@@ -497,21 +523,43 @@ class BaseFinetuner(
         >>> indices, scores = model.retrieve(["a"], ["c", "b", "a"], k=2)
         >>> indices
         array([[2, 1]])
+        >>> prepared = model.transform_documents(["c", "b", "a"])
+        >>> model.retrieve(["a"], prepared, k=2)[0]
+        array([[2, 1]])
         """
         check_is_fitted(self)
         if not isinstance(k, Integral) or k < 1:
             raise ValueError(f"k must be a positive whole number, got {k!r}.")
-        queries = np.asarray(self.transform(X))
-        if item_kind(self) != "vector":
-            corpus = check_items(corpus, "corpus", item_kind(self))
-        documents = np.asarray(self.transform_documents(corpus))
+        kind = item_kind(self)
+        if kind != "vector" and _is_matrix(corpus):
+            documents, exclude = self._check_prepared(corpus), None
+        else:
+            if kind != "vector":
+                corpus = check_items(corpus, "corpus", kind)
+            documents = np.asarray(self.transform_documents(corpus))
+            exclude = self._own_documents(X, corpus)
         return top_k(
-            queries,
+            np.asarray(self.transform(X)),
             documents,
             int(k),
             similarity=self._similarity,
-            exclude=self._own_documents(X, corpus),
+            exclude=exclude,
         )
+
+    def _check_prepared(self, vectors: Vectors) -> Vectors:
+        """Vectors of documents, if they can be what `transform_documents` makes."""
+        if vectors.shape[1] != self.embedding_dim_:
+            raise ValueError(
+                f"corpus is a matrix of vectors of width {vectors.shape[1]}, and those "
+                f"of transform_documents have {self.embedding_dim_}: pass what it "
+                "gives, or the documents themselves."
+            )
+        if self.exclude_self is not False:
+            raise ValueError(
+                "corpus is a matrix of vectors, which do not tell the document that a "
+                "query is itself: pass the documents, or set exclude_self=False."
+            )
+        return vectors
 
     def _own_documents(self, X: Data, corpus: Data) -> Ints | None:
         """Index in `corpus` of the document that each query is, where it is left out.
