@@ -143,7 +143,9 @@ def _unit_tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     """Return float32 vectors of unit length as a tensor, or name the first bad row."""
     import torch
 
-    vectors = np.require(vectors, np.float32, "CW")  # torch warns of a read-only map
+    vectors = np.require(
+        vectors, np.float32, ["C", "W"]
+    )  # torch warns of a read-only map
     tensor = torch.from_numpy(vectors)
     norms = torch.linalg.vector_norm(tensor, dim=1, keepdim=True)
     # not finite, or so long or short that squares over- or underflow
@@ -160,7 +162,7 @@ def _tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     import torch
 
     check_finite(vectors, f"The {role} vectors", start)
-    return torch.from_numpy(np.require(vectors, np.float32, "CW"))
+    return torch.from_numpy(np.require(vectors, np.float32, ["C", "W"]))
 
 
 def block_top_k(

@@ -9,7 +9,7 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skembft.metrics import RetrievalScorer, evaluate
+from skembft.metrics import RetrievalScorer, _evaluate, evaluate
 from tests.metrics.oracles import TREC
 
 IR_MEASURES = {
@@ -193,6 +193,55 @@ def test_any_negative_grade_counts_as_not_relevant():
     expected = evaluate({"q": {"a": 0, "b": 2}}, run, names)
     assert evaluate({"q": {"a": -7, "b": 2}}, run, names) == expected
     assert expected["ndcg@3"] == pytest.approx(1 / np.log2(3))
+
+
+@pytest.mark.parametrize("levels", [1, 3, None])
+@pytest.mark.parametrize("block", [1, 150, 2**21])
+def test_long_runs_in_blocks(levels, block, monkeypatch):
+    """With all scores equal, with few levels of them, and with none equal."""
+    monkeypatch.setattr(_evaluate, "_BLOCK", block)
+    rng = np.random.RandomState(0)
+    ids = [str(i) for i in range(500)]
+    qrels = {
+        f"q{i}": {d: rng.randint(-1, 4) for d in rng.choice(ids, 30, replace=False)}
+        for i in range(7)
+    }
+    run = {
+        q: {
+            d: float(rng.randint(levels) if levels else rng.rand())
+            for d in rng.choice(ids, 300, replace=False)
+        }
+        for q in qrels
+    }
+    expected = trec_means(qrels, run)
+    assert evaluate(qrels, run, list(expected)) == pytest.approx(expected, abs=1e-9)
+
+
+class CountedId(str):
+    comparisons = 0
+
+    def __lt__(self, other):
+        CountedId.comparisons += 1
+        return super().__lt__(other)
+
+
+def test_ids_are_sorted_only_where_a_relevant_document_is_tied():
+    """Sorting all ids of a million results takes longer than all the rest."""
+    scores = {CountedId(f"d{i}"): -float(i // 2) for i in range(1000)}
+    distinct = {d: -float(i) for i, d in enumerate(scores)}
+    qrels = {f"q{i}": {"d4": 1, "d9": 2, "d5000": 1} for i in range(50)}
+    found = evaluate(qrels, dict.fromkeys(qrels, distinct), "mrr@10")
+    assert found == {"mrr@10": pytest.approx(1 / 5)}
+    assert CountedId.comparisons == 0
+    found = evaluate(qrels, {**dict.fromkeys(qrels, distinct), "q0": scores}, "mrr@10")
+    assert found == {"mrr@10": pytest.approx((49 / 5 + 1 / 6) / 50)}
+    assert 0 < CountedId.comparisons < 20_000  # one query
+
+
+def test_zeros_of_both_signs_are_tied():
+    run = {"q": {"a": 0.0, "b": -0.0}}
+    for wanted, value in (("b", 1.0), ("a", 0.5)):  # by id, descending
+        assert evaluate({"q": {wanted: 1}}, run, "mrr@2") == {"mrr@2": value}
 
 
 @pytest.mark.parametrize("theirs, ours", IR_MEASURES.items())
