@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import sparse
@@ -19,10 +19,27 @@ class _Judgements:
 
     negative: sparse.csr_array  # 1 where judged and not positive
 
-    def judged_negatives(self, query: int) -> Ints:
-        """Documents judged not relevant to one query."""
-        start, stop = self.negative.indptr[query : query + 2]
-        return self.negative.indices[start:stop]
+    def draw_judged(
+        self, queries: Ints, count: int, rng: np.random.RandomState
+    ) -> tuple[Ints, Ints]:
+        """`count` judged negatives of every query that has some.
+
+        They are neighbours in its row, in turn where there are too few.
+
+        Returns
+        -------
+        found : ndarray
+            Indices into `queries` of those that have some.
+        documents : ndarray of shape (n_found, count)
+        """
+        rows = self.negative[queries]
+        sizes = np.diff(rows.indptr)
+        found = np.flatnonzero(sizes)
+        sizes = sizes[found, None]
+        start = (rng.random_sample(sizes.shape) * sizes).astype(np.int64)
+        start[sizes <= count] = 0
+        at = (start + np.arange(count)) % sizes
+        return found, rows.indices[rows.indptr[found, None] + at]
 
 
 class JudgedRelevance(_Judgements):
@@ -165,6 +182,29 @@ class JudgedRelevance(_Judgements):
         """Whether all documents of a pool are known, for every query."""
         return np.diff(self.known.indptr) >= len(pool)
 
+    def draw_unknown(
+        self, queries: Ints, pool: Ints, rng: np.random.RandomState
+    ) -> Ints:
+        """A random document of a sorted pool for each query, of those not known of it.
+
+        All of these are equally likely; where there are none, it is one of the known.
+        """
+        known = self.known[queries]
+        row = np.repeat(np.arange(len(queries)), np.diff(known.indptr))
+        place = np.searchsorted(pool, known.indices)
+        inside = pool[place.clip(max=len(pool) - 1)] == known.indices
+        row, place = row[inside], place[inside]
+        n_known = np.bincount(row, minlength=len(queries))
+        first = np.cumsum(n_known) - n_known
+        rank, room = _random_ranks(len(pool) - n_known, len(pool), rng)
+        # the unknown document of a rank stands behind those known ones that have no
+        # more than so many unknown ones before them
+        before = place - (np.arange(len(row)) - first[row])
+        width = len(pool) + 1
+        key = np.arange(len(queries)) * width + rank
+        passed = np.searchsorted(row * width + before, key, side="right") - first
+        return pool[np.where(room, rank + passed, rank)]
+
     def positive_coordinates(self) -> tuple[Ints, Ints]:
         """Query and document of every known positive."""
         queries = np.repeat(np.arange(self.positive.shape[0]), self.n_relevant)
@@ -181,6 +221,18 @@ class JudgedRelevance(_Judgements):
         )
 
 
+def _random_ranks(
+    counts: Ints, otherwise: int, rng: np.random.RandomState
+) -> tuple[Ints, Bools]:
+    """Return random numbers below the counts, and where these are above 0.
+
+    Where a count is 0 its number is below `otherwise`.
+    """
+    room = counts > 0
+    below = np.where(room, counts, otherwise)
+    return (rng.random_sample(len(counts)) * below).astype(np.int64), room
+
+
 def _marked(matrix: sparse.csr_array, rows: Ints, columns: Ints) -> sparse.csr_array:
     """A sparse matrix of ones, with more of its entries set."""
     more = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=matrix.shape)
@@ -188,6 +240,14 @@ def _marked(matrix: sparse.csr_array, rows: Ints, columns: Ints) -> sparse.csr_a
     marked.data[:] = 1
     marked.sort_indices()
     return marked
+
+
+class _Classes(NamedTuple):
+    """Documents in the order of their classes; where each class starts, its size."""
+
+    members: Ints
+    starts: Ints
+    counts: Ints
 
 
 class LabelRelevance(_Judgements):
@@ -207,8 +267,8 @@ class LabelRelevance(_Judgements):
         if negative is None:
             negative = sparse.csr_array((len(self.self_index), len(labels)))
         self.negative = negative  # 1 where judged a negative, as mining does
-        self._members = np.argsort(labels, kind="stable")
         self._counts = np.bincount(labels)
+        self._classes: tuple[Ints, _Classes] | None = None
 
     @property
     def n_relevant(self) -> Ints:
@@ -259,15 +319,33 @@ class LabelRelevance(_Judgements):
         negative = _marked(self.negative, queries, documents)
         return LabelRelevance(self.labels, self.self_index, negative)
 
+    def _classes_of(self, pool: Ints) -> _Classes:
+        """A pool by classes; the last one is kept, as every batch asks for the same."""
+        if self._classes is None or self._classes[0] is not pool:
+            labels = self.labels[pool]
+            counts = np.bincount(labels, minlength=len(self._counts))
+            members = pool[np.argsort(labels, kind="stable")]
+            self._classes = pool, _Classes(members, np.cumsum(counts) - counts, counts)
+        return self._classes[1]
+
+    def draw_unknown(
+        self, queries: Ints, pool: Ints, rng: np.random.RandomState
+    ) -> Ints:
+        """A random document of a pool for each query, of those of other classes.
+
+        All of these are equally likely; where there are none, it is one of its class.
+        """
+        members, starts, counts = self._classes_of(pool)
+        labels = self.labels[self.self_index[queries]]
+        rank, room = _random_ranks(len(pool) - counts[labels], len(pool), rng)
+        passed = np.where(rank >= starts[labels], counts[labels], 0)
+        return members[np.where(room, rank + passed, rank)]
+
     def partners(
-        self, queries: Ints, documents: Ints, rng: np.random.RandomState
+        self, queries: Ints, pool: Ints, rng: np.random.RandomState
     ) -> tuple[Ints, Ints]:
         """One random other row of the same label for every query that has one."""
-        allowed = np.zeros(len(self.labels), dtype=bool)
-        allowed[documents] = True
-        members = self._members[allowed[self._members]]
-        counts = np.bincount(self.labels[members], minlength=len(self._counts))
-        starts = np.cumsum(counts) - counts
+        members, starts, counts = self._classes_of(pool)
         labels = self.labels[self.self_index[queries]]
         keep = counts[labels] > 1
         queries, labels = queries[keep], labels[keep]

@@ -257,33 +257,13 @@ class RetrievalData:
         query without any gets random documents that are not known to be relevant
         (where all are relevant, one of them: `check_negatives` tells beforehand).
         """
-        out = self._random_negatives(np.repeat(queries, count), rng)
-        out = out.reshape(len(queries), count)
-        if self.n_negatives:
-            for i, query in enumerate(queries):
-                judged = self.relevance.judged_negatives(query)
-                if len(judged):
-                    start = rng.randint(len(judged)) if len(judged) > count else 0
-                    out[i] = np.take(
-                        judged, np.arange(start, start + count), mode="wrap"
-                    )
+        out = np.empty((len(queries), count), dtype=np.int64)
+        found, judged = self.relevance.draw_judged(queries, count, rng)
+        others = np.delete(np.arange(len(queries)), found)
+        wanting = np.repeat(queries[others], count)
+        drawn = self.relevance.draw_unknown(wanting, self.pool, rng)
+        out[found], out[others] = judged, drawn.reshape(len(others), count)
         return out
-
-    def _random_negatives(self, queries: Ints, rng: np.random.RandomState) -> Ints:
-        drawn = self.pool[rng.randint(len(self.pool), size=len(queries))]
-        wrong = np.flatnonzero(self.relevance.is_known(queries, drawn))
-        for _ in range(20):
-            if not len(wrong):
-                return drawn
-            drawn[wrong] = self.pool[rng.randint(len(self.pool), size=len(wrong))]
-            still = self.relevance.is_known(queries[wrong], drawn[wrong])
-            wrong = wrong[still]
-        for i in wrong:  # nearly every document is relevant: list the others
-            same = np.full(len(self.pool), queries[i])
-            others = self.pool[~self.relevance.is_known(same, self.pool)]
-            if len(others):
-                drawn[i] = others[rng.randint(len(others))]
-        return drawn
 
 
 def _item(items: Items, index: int) -> object:

@@ -166,25 +166,50 @@ def _portions(
 
 
 class _Best:
-    """The best documents of every query over several portions."""
+    """The best documents of every query over several portions.
+
+    Attributes
+    ----------
+    documents : list
+        Those that are among the best of some query; others are not kept.
+    found : ndarray of shape (n_queries, k)
+        Their indices in `documents`, best first; -1 where there are no more.
+    """
 
     def __init__(self, n_queries: int, k: int) -> None:
-        self.k = k
-        # {document: score}, best first
-        self.best: list[dict[Item, float]] = [{} for _ in range(n_queries)]
+        self.documents: list[Any] = []
+        self.found = np.full((n_queries, k), -1)
+        self.scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
 
     def add(self, documents: list[Item], indices: Ints, scores: Floats) -> None:
-        for best, index, score in zip(self.best, indices, scores, strict=True):
-            here = index >= 0
-            names = [documents[i] for i in index[here]]
-            found = dict(zip(names, score[here], strict=True))
-            merged = {**best, **found}  # a document may occur in several lists
-            kept = sorted(merged, key=lambda d: -merged[d])[: self.k]
-            best.clear()
-            best.update((document, merged[document]) for document in kept)
+        """Add what is best of a portion of documents, best first."""
+        k = self.found.shape[1]
+        numbers = Numbering((item, i) for i, item in enumerate(self.documents))
+        used = np.unique(indices[indices >= 0])
+        number = np.full(len(documents) + 1, -1)  # the last is that of -1
+        number[used] = numbers.of([documents[i] for i in used.tolist()])
+        found = np.hstack([self.found, number[indices]])
+        scores = np.hstack([self.scores, scores])
+        _drop_repeated(found, scores)
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        self.scores = np.take_along_axis(scores, best, axis=1)
+        found = np.take_along_axis(found, best, axis=1)
+        kept = np.unique(found[found >= 0])
+        self.found = np.where(found < 0, -1, np.searchsorted(kept, found))
+        names = list(numbers)
+        self.documents = [names[i] for i in kept.tolist()]
 
 
-def _graded(data: RetrievalData, found: _Best) -> list[dict[Item, float]]:
+def _drop_repeated(found: Ints, scores: Floats) -> None:
+    """Leave of the same number in a row the first, in place."""
+    order = np.argsort(found, axis=1, kind="stable")
+    numbers = np.take_along_axis(found, order, axis=1)
+    row, place = np.nonzero((numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0))
+    column = order[row, place + 1]
+    found[row, column], scores[row, column] = -1, -np.inf
+
+
+def _graded(data: RetrievalData, best: _Best) -> list[dict[Item, float]]:
     """Of every row its own documents, in its order, and the negatives of its query."""
     graded: list[dict[Item, float]] = [{} for _ in data.row_query]
     for row, document, grade in zip(
@@ -194,7 +219,9 @@ def _graded(data: RetrievalData, found: _Best) -> list[dict[Item, float]]:
         strict=True,
     ):
         graded[row][data.documents[document]] = max(grade, 0.0)
+    mined = best.found.tolist()
     for documents, query in zip(graded, data.row_query.tolist(), strict=True):
-        for mined in found.best[query]:
-            documents.setdefault(mined, 0.0)
+        for i in mined[query]:
+            if i >= 0:
+                documents.setdefault(best.documents[i], 0.0)
     return graded

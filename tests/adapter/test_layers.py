@@ -385,7 +385,7 @@ def test_hard_negatives_are_the_nearest_wrong_documents(rotated):
         allowed = np.flatnonzero(row <= own[i] - 0.05 * abs(own[i]))
         allowed = allowed[allowed != i]
         expected = allowed[np.argsort(-row[allowed])][:5]
-        assert set(mined.relevance.judged_negatives(i)) == set(expected)
+        assert set(mined.relevance.negative[[i]].indices) == set(expected)
 
 
 def test_hard_negatives_come_from_what_training_may_see(rotated):

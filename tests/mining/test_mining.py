@@ -61,6 +61,23 @@ def test_documents_that_occur_in_many_lists_count_once(index):
     assert found == expected_negatives(index, RELEVANT, CORPUS, 5, 0.05)
 
 
+@pytest.mark.parametrize("n_lists", [2, 9, 40])
+@pytest.mark.parametrize("n", [1, 5, 300])
+def test_overlapping_lists_are_one_corpus(index, n, n_lists):
+    """Also where a document comes again after better ones have pushed it out."""
+    rng = np.random.RandomState(n)
+    queries = [f"q{i}" for i in range(15)]
+    relevant = [f"d{i}" for i in range(15)]
+    documents = [f"d{i}" for i in range(200)]
+    lists = [list(rng.choice(documents, 60, replace=False)) for _ in range(n_lists)]
+    corpus = list(dict.fromkeys(d for part in lists for d in part))
+    options = {"n_negatives": n, "relative_margin": 0.0}
+    expected = mine_hard_negatives(index, queries, relevant, corpus=corpus, **options)
+    found = mine_hard_negatives(index, queries, relevant, corpus=iter(lists), **options)
+    assert found == expected
+    assert list(map(list, found)) == list(map(list, expected))  # in the same order
+
+
 def test_without_corpus_the_documents_of_y_are_searched(index):
     y = mine_hard_negatives(index, QUERIES, RELEVANT, n_negatives=4)
     pool = [d for positives in RELEVANT for d in positives]
