@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import (
 
 from skembft._losses.table import check_argument_names
 from skembft._utils.types import Floats, Params, Vectors
-from skembft._utils.vectors import unit_rows
+from skembft._utils.vectors import in_portions, unit_rows
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # of a layer, by name
 Weights: TypeAlias = dict[str, Arrays]  # of "query", and of "document" where it has one
@@ -96,6 +96,10 @@ def apply_weights(
 
     Without weights the vectors are only scaled to unit length.
     """
+    return in_portions(lambda rows: _apply(weights, rows, activation), vectors)
+
+
+def _apply(weights: Arrays, vectors: Vectors, activation: str) -> Vectors:
     # in one layout, as another one is summed in another order
     vectors = unit_rows(np.ascontiguousarray(vectors))
     vectors = np.asarray(vectors, dtype=np.float32)

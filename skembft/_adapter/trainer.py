@@ -13,7 +13,7 @@ from torch import Tensor
 from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._adapter.losses import make_loss
 from skembft._adapter.params import Arrays, Weights
-from skembft._adapter.unit_rows import UnitRows
+from skembft._adapter.unit_rows import UnitRows, unit_tensor
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.weights import draw_by_weight
@@ -22,6 +22,7 @@ from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
 from skembft._models.random_state import isolated_rng
 from skembft._utils.types import Params, Role, Vectors
+from skembft._utils.vectors import in_portions
 from skembft.mining._candidates import with_mined_negatives
 
 _Module: TypeAlias = Linear | LowRank | ResidualMLP | CustomLayer
@@ -292,8 +293,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     def _adapted(self, side: Role, vectors: Vectors) -> Vectors:
         if self.layers[side] is None:
             return vectors
-        parts = [self.adapt(side, x).numpy() for x in UnitRows(vectors).chunks()]
-        return np.concatenate(parts)
+        return in_portions(lambda x: self.adapt(side, unit_tensor(x)).numpy(), vectors)
 
     def snapshot(self) -> Weights:
         """Copies of the layers' arrays; {} where the vectors are untouched."""
@@ -341,9 +341,12 @@ def apply_module(
     """Adapt vectors (n, d) by a user's module with the arrays of its state_dict."""
     with isolated_rng():
         layer = CustomLayer(cls, params, vectors.shape[1]).load(weights).eval()
+
+    def apply(rows: Vectors) -> Vectors:
+        return F.normalize(layer(unit_tensor(rows)), dim=1).numpy()
+
     with torch.no_grad():
-        parts = [F.normalize(layer(x), dim=1) for x in UnitRows(vectors).chunks()]
-    return torch.cat(parts).numpy()
+        return in_portions(apply, vectors)
 
 
 def _principal_directions(encoded: EncodedData, output_dim: int) -> Tensor:

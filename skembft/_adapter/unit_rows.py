@@ -10,6 +10,10 @@ from skembft._utils.types import Ints, Vectors
 from skembft._utils.vectors import unit_rows
 
 
+def unit_tensor(vectors: Vectors) -> Tensor:
+    return torch.from_numpy(np.float32(unit_rows(vectors)))
+
+
 class UnitRows:
     """Vectors, of which rows are taken as float32 tensors of unit length.
 
@@ -23,7 +27,7 @@ class UnitRows:
         return len(self.vectors)
 
     def __getitem__(self, index: Ints) -> Tensor:
-        return torch.from_numpy(np.float32(unit_rows(self.vectors[index])))
+        return unit_tensor(self.vectors[index])
 
     def chunks(self, index: Ints | None = None, size: int = 16384) -> Iterator[Tensor]:
         """Yield the rows of `index` (None: all), in portions of `size`."""

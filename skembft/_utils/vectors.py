@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from collections.abc import Callable
+
 import numpy as np
 
 from skembft._utils.foreign import is_tensor, tensor_to_array
@@ -94,6 +96,23 @@ def unit_rows(vectors: Vectors) -> Vectors:
         vectors = vectors / np.where(largest == 0, 1, largest)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(norms == 0, 1, norms)
+
+
+def in_portions(
+    function: Callable[[Vectors], Vectors], vectors: Vectors, size: int = 16384
+) -> Vectors:
+    """``function(vectors)``, of `size` rows at a time: memory is that of the result.
+
+    The vectors may be a memory map.
+    """
+    first = function(vectors[:size])
+    if len(vectors) <= size:
+        return first
+    result = np.empty((len(vectors), first.shape[1]), first.dtype)
+    result[:size] = first
+    for start in range(size, len(vectors), size):
+        result[start : start + size] = function(vectors[start : start + size])
+    return result
 
 
 def check_finite(vectors: Vectors, what: str, start: int = 0) -> None:

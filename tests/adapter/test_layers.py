@@ -1,6 +1,7 @@
 """Kinds of adapters, sides and solvers: plain numpy or torch as the oracle."""
 
 import pickle
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -452,3 +453,27 @@ def test_a_batch_holds_all_pairs_of_its_queries():
     for epoch in (batches[:4], batches[4:]):
         pairs = np.concatenate([np.column_stack(b) for b in epoch])
         assert len(pairs) == len(np.unique(pairs, axis=0)) == sum(map(len, y))
+
+
+@pytest.mark.parametrize("adapter, params", ADAPTERS[:4])  # the others' are torch's
+def test_vectors_are_adapted_in_portions(adapter, params):
+    """Memory is that of the result; rows are the same in any company."""
+    rng = np.random.RandomState(0)
+    X = rng.standard_normal((400_000, 16)).astype(np.float32)
+    finetuner = AdapterFinetuner(
+        None, adapter=adapter, adapter_params=params, side="both", **QUICK
+    )
+    finetuner.fit(X[:60], X[60:120])
+    finetuner.transform_documents(X)  # imports torch
+    tracemalloc.start()
+    try:
+        whole = finetuner.transform_documents(X)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    portion = 16384 * 4 * (2 * 32 + 3 * 16)  # of the hidden layer, and of vectors
+    assert peak < X.nbytes + 2 * portion
+    some = np.r_[0:3, 16383:16386, 399_997:400_000]
+    np.testing.assert_allclose(
+        whole[some], finetuner.transform_documents(X[some]), atol=1e-6
+    )
