@@ -280,7 +280,8 @@ class LabelRelevance(_Judgements):
         return (same & (documents != rows) & (documents >= 0)).astype(np.float64)
 
     def ideal(self, queries: Ints, k: int) -> Floats:
-        return (np.arange(k) < self.n_relevant[queries, None]).astype(np.float64)
+        n_relevant = self._counts[self.labels[self.self_index[queries]]] - 1
+        return (np.arange(k) < n_relevant[:, None]).astype(np.float64)
 
     def best(self, query: int) -> Ints:
         row = self.self_index[query]

@@ -79,7 +79,8 @@ def rank(
     Ranking
     """
     check_same_width(queries, documents)
-    kept = np.flatnonzero(relevance.n_relevant > 0)
+    n_relevant = relevance.n_relevant
+    kept = np.flatnonzero(n_relevant > 0)
     if weights is not None:
         kept = kept[weights[kept] > 0]
     if not len(kept):
@@ -108,7 +109,7 @@ def rank(
             metrics,
             relevance.grades(rows, found),
             relevance.ideal(rows, depth),
-            relevance.n_relevant[rows],
+            n_relevant[rows],
         )
         for name, value in of_block.items():
             values[name][at] = value
