@@ -90,9 +90,11 @@ def _find_twins(missing: Iterable[Item], corpus: Iterable[Item]) -> dict[str, st
 
 def _ends(text: str) -> tuple[str, ...]:
     """The first and the last word, as `_plain` leaves them."""
-    first, last = text.split(None, 1)[:1], text.rsplit(None, 1)[-1:]
-    words = _plain(" ".join(first + last)).split(" ")
-    return words[0], words[-1]
+    ends = text.split(None, 1)[:1] + text.rsplit(None, 1)[-1:]
+    if not text.isascii():
+        words = _plain(" ".join(ends)).split()
+        ends = words[:1] + words[-1:]
+    return tuple(ends)
 
 
 def _plain(text: str) -> str:
