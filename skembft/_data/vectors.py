@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Iterable
 from hashlib import blake2b
 
 import numpy as np
@@ -167,11 +168,13 @@ def row_keys(matrix: Vectors, size: int = 16) -> list[bytes]:
     keys: list[bytes] = []
     step = max(1, _BLOCK // max(matrix.shape[1], 1))
     for start in range(0, len(matrix), step):
-        rows = np.asarray(matrix[start : start + step])
+        # adding 0 takes the sign from zeros
+        rows = np.add(matrix[start : start + step], 0.0, order="C")
         largest = np.abs(rows).max(axis=1, initial=0)
-        in_range = (largest > _FLOAT32.tiny) & (largest < _FLOAT32.max)
-        if (in_range | (largest == 0)).all():
-            rows = rows.astype(np.float32)
-        rows = np.ascontiguousarray(rows + rows.dtype.type(0))  # no -0.0 is left
-        keys += [blake2b(row, digest_size=size).digest() for row in rows]
+        fits = (largest == 0) | (largest > _FLOAT32.tiny) & (largest < _FLOAT32.max)
+        with np.errstate(over="ignore"):
+            single: Iterable[Vectors] = rows.astype(np.float32) + np.float32(0)
+        if not fits.all():  # what all would be zero or infinite keeps its type
+            single = [s if f else r for s, r, f in zip(single, rows, fits, strict=True)]
+        keys += [blake2b(row.data, digest_size=size).digest() for row in single]
     return keys

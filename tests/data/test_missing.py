@@ -155,6 +155,16 @@ def test_equal_vectors_are_one_query():
     assert len(RetrievalScorer("mrr@1").per_query(adapter, X, y)) == 30
 
 
+def test_a_vector_beyond_float32_changes_no_other():
+    X = zeros(1)
+    adapter = AdapterFinetuner(None, epochs=1, random_state=0).fit(X, X)
+    X, y = np.r_[X, X[:1] * 1e-60], np.r_[X, np.ones((1, 6))]
+    corpus = zeros(-1)
+    corpus[:, 2] = -1e-60  # as float32 it is -0.0
+    assert compare_retrieval(adapter, adapter, X, y, corpus).n_documents == 31
+    assert len(RetrievalScorer("mrr@1").per_query(adapter, X, y)) == 31
+
+
 @pytest.mark.parametrize("scale", [1e-60, 1e60])
 def test_vectors_beyond_float32_are_not_all_one(scale):
     """As float32 all would be zero, or infinite."""
