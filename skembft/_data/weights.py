@@ -18,7 +18,8 @@ def weigh(
 
     Vectors with class labels are queries and documents at once: there a row of weight w
     is as good as w copies of it, and none of them answers another; without weights each
-    counts 1. So copies are merged, and rows of weight 0 left out.
+    counts 1. So copies are merged, and rows of weight 0 left out; but for data of
+    nothing else, where each class is one vector and its copies.
     """
     weights = data.query_weights(sample_weight, name)
     if weights is not None and not weights.any():
@@ -33,8 +34,8 @@ def _merge_copies(
     data: RetrievalData, X: Vectors, labels: Ints, weights: Floats | None
 ) -> RetrievalData:
     """Merge equal vectors of a class, into an order that does not depend on theirs."""
-    n_rows = len(X)
-    weights = np.ones(n_rows) if weights is None else weights
+    given, n_rows = weights, len(X)
+    weights = np.ones(n_rows) if given is None else given
     counted = np.flatnonzero(weights)
     keys = [(_digest(X[i]), int(labels[i])) for i in counted]
     place = {key: i for i, key in enumerate(sorted(set(keys)))}
@@ -46,7 +47,7 @@ def _merge_copies(
     row_query = np.full(n_rows, len(rows))  # what counts nothing
     row_query[counted] = at
     vectors = X[rows]
-    return replace(
+    merged = replace(
         data,
         queries=vectors,
         documents=vectors,
@@ -58,6 +59,7 @@ def _merge_copies(
         pool=distinct,
         weights=np.bincount(at, weights[counted]).astype(np.float64),
     )
+    return merged if len(merged.answerable) else replace(data, weights=given)
 
 
 def _digest(vector: Vectors) -> bytes:

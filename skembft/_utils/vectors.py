@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from collections.abc import Callable
-
 import numpy as np
 
 from skembft._utils.foreign import is_tensor, tensor_to_array

@@ -76,7 +76,6 @@ def adapter(**params):
         {"solver": "closed_form", "adapter_params": {"ridge": 1e-4}},
         {"loss": "cosine_similarity"},
         {"loss": "triplet"},
-        {"loss": "cosent"},
         {"loss": "mse"},
         {"loss": "multiple_negatives_symmetric_ranking"},
     ],
