@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help demo test test-slow interop lint format docs bench-adapters \
-	bench-defaults bench-finetune bench-scoring clean
+	bench-defaults bench-finetune bench-scoring bench-scale clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -38,6 +38,8 @@ help:
 	@echo "                full fine-tuning against the bare trainer, about an hour"
 	@echo "make bench-scoring"
 	@echo "                scoring against a plain matmul, and the statistics, 15 minutes"
+	@echo "make bench-scale"
+	@echo "                growth of time and memory up to a million rows, 15 minutes"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -115,6 +117,9 @@ bench-finetune: $(VENV)/.test
 
 bench-scoring: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scoring.py
+
+bench-scale: $(VENV)/.test
+	$(PY) $(BENCH)/bench_scale.py --threads 1
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
