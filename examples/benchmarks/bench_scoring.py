@@ -217,7 +217,7 @@ def statistics(args):
                     "queries": n_queries,
                     "true difference": truth,
                     "95 % intervals that cover it": covered / n,
-                    "limit": "0.95 ± 0.015",
+                    "limit": "0.95 ± 0.02",
                 }
             )
     report(args, "Bootstrap intervals", rows, simulations=n)

@@ -189,6 +189,7 @@ class BaseFinetuner(
             X_val, y_val, sample_weight_val, corpus_val, data
         )
         self._check_learnable(data)
+        self._check_own(data)
         trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
         pool = len((held_out or data).documents)
         most = most_validated(trainer, data, pool)
@@ -263,6 +264,23 @@ class BaseFinetuner(
             check_metrics(self.scoring)
         except ValueError as error:
             raise InvalidParameterError(f"scoring: {error}") from None
+
+    def _check_own(self, data: RetrievalData) -> None:
+        """Warn where most queries are documents, and nothing leaves those out."""
+        if self.exclude_self is not False or isinstance(data.relevance, LabelRelevance):
+            return
+        own = data.judged.own
+        queries = np.flatnonzero(own >= 0)
+        grades = data.judged.grades(queries, own[queries, None])[:, 0]
+        n_found = np.count_nonzero(grades <= 0)
+        if 2 * n_found > data.n_queries:
+            warnings.warn(
+                f"{n_found} of the {data.n_queries} queries are documents themselves, "
+                "and not relevant ones: in validation and scores each finds itself "
+                "first. exclude_self=True leaves it out.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _check_weighable(self) -> None:
         """Refuse a `sample_weight` that would change nothing."""

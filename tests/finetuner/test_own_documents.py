@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -230,6 +231,19 @@ def test_validation_of_gradient_training(index, static_model):
             assert finetuner.validation_score_ == pytest.approx(score, abs=1e-6)
             scores[exclude_self] = score
         assert scores[True] > 1.02 * scores[False]
+
+
+@pytest.mark.parametrize("cls", [AdapterFinetuner, CorpusFinetuner])
+def test_queries_that_find_themselves_are_told(index, cls):
+    with pytest.warns(UserWarning, match="72 of the 72 queries are documents them"):
+        make(cls, index).fit(*TRAIN)
+    few = TRAIN[0][:6], [[text] for text in TRAIN[0][66:]]  # no query is a document
+    alike = TRAIN[0], [[text] for text in TRAIN[0]]  # each is its own answer
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* are documents themselves")
+        for data in few, alike:
+            make(cls, index).fit(*data)
+        make(cls, index, exclude_self=True).fit(*TRAIN)
 
 
 def test_class_labels_leave_themselves_out(vectors):
