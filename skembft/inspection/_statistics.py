@@ -9,7 +9,8 @@ from scipy import special
 from skembft._utils.types import Floats, Ints
 
 _N_RESAMPLES = 9999  # of the bootstrap and of the test
-_GROUPS = 256  # of like values that the bootstrap draws from: its time is set by this
+_GROUPS = 256  # of like values that are drawn together: the time is set by this
+_MANY = 2**14  # differences of which the test draws the signs of like ones together
 _BLOCK = 2**20  # elements of the largest array of random numbers
 
 
@@ -122,11 +123,35 @@ def randomisation_test(
         sums = _signed_sums(changed, _all_bits(len(changed)))
         return float((np.abs(sums) >= extreme).mean())
     found = 1  # what was observed is one of the possible
-    step = max(1, _BLOCK // len(changed))
+    draw = _Signs(changed, rng)
+    step = max(1, _BLOCK // draw.width)
     for start in range(0, n_resamples, step):
-        bits = _random_bits(min(step, n_resamples - start), len(changed), rng)
-        found += int((np.abs(_signed_sums(changed, bits)) >= extreme).sum())
+        sums = draw(min(step, n_resamples - start))
+        found += int((np.abs(sums) >= extreme).sum())
     return found / (n_resamples + 1)
+
+
+class _Signs:
+    """Draws sums of values with random signs.
+
+    Of many values it draws how many of like ones get a plus, and what varies within a
+    group from a normal distribution.
+    """
+
+    def __init__(self, values: Floats, rng: np.random.Generator) -> None:
+        self.values, self.rng = values, rng
+        self.many = len(values) > _MANY
+        if self.many:
+            self.sizes, self.counts, variances = _like_values(np.abs(values))
+            self.deviation = np.sqrt(self.counts @ variances)
+        self.width = len(self.sizes) if self.many else len(values)
+
+    def __call__(self, n: int) -> Floats:
+        if not self.many:
+            return _signed_sums(self.values, _random_bits(n, self.width, self.rng))
+        plus = self.rng.binomial(self.counts, 0.5, size=(n, self.width))
+        noise = self.deviation * self.rng.standard_normal(n)
+        return (2 * plus - self.counts) @ self.sizes + noise
 
 
 def _signed_sums(values: Floats, bits: npt.NDArray[np.uint8]) -> Floats:
