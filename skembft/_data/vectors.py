@@ -38,7 +38,7 @@ def check_vector_data(
     if not hasattr(y, "__array__"):
         y = to_list(y, name)
     y = read_vectors(y, name)
-    if not _is_labels(y):
+    if not are_labels(y):
         return _paired_vectors(X, y, corpus, suffix)
     if corpus is not None:
         raise ValueError(
@@ -64,7 +64,7 @@ def check_vector_data(
     )
 
 
-def _is_labels(y: Data) -> bool:
+def are_labels(y: Data) -> bool:
     try:
         shape = np.asarray(y).shape
     except ValueError:  # ragged lists

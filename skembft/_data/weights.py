@@ -59,7 +59,9 @@ def _merge_copies(
         pool=distinct,
         weights=np.bincount(at, weights[counted]).astype(np.float64),
     )
-    return merged if len(merged.answerable) else replace(data, weights=given)
+    if len(merged.answerable) or not weights.all():
+        return merged
+    return replace(data, weights=given)
 
 
 def _digest(vector: Vectors) -> bytes:
@@ -77,13 +79,16 @@ def draw_by_weight(weights: Floats, rng: np.random.RandomState) -> Ints:
     Parameters
     ----------
     weights : ndarray of shape (n,)
-        Not negative, not all 0.
+        Not negative.
     rng : RandomState
 
     Returns
     -------
     indices : int64 ndarray of shape (n,)
+        None where all weights are 0.
     """
+    if not weights.any():
+        return np.empty(0, dtype=np.int64)
     order = rng.permutation(len(weights))
     ends = np.cumsum(weights[order])
     ends = np.round(

@@ -78,10 +78,13 @@ class Examples:
             "damaged": _damaged,
         }.get(spec.needs, _ranked)
         examples = make(data, spec, settings, rng, model)
-        if not len(examples):
+        if not len(examples) or (
+            examples.weights is not None and not examples.weights.any()
+        ):
             raise ValueError(
                 "There is nothing to learn: none of the queries that "
-                "validation_fraction leaves for training has a relevant document."
+                "validation_fraction leaves for training has a relevant document (and "
+                "a weight above 0)."
             )
         return examples
 

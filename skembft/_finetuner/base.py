@@ -19,9 +19,11 @@ from sklearn.utils._param_validation import Interval, InvalidParameterError
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
+from skembft._data.missing import MissingDocumentsWarning
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.vectors import are_labels
 from skembft._data.weights import weigh
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
@@ -320,9 +322,14 @@ class BaseFinetuner(
             if sample_weight_val is not None:
                 raise ValueError("sample_weight_val goes with X_val, which is None.")
             return None
-        if corpus_val is None and not isinstance(data.relevance, LabelRelevance):
-            corpus_val = data.documents
-        held_out = self._read(X_val, y_val, corpus_val, fitting=True, suffix="_val")
+        with warnings.catch_warnings():
+            labelled = isinstance(data.queries, np.ndarray) and are_labels(y_val)
+            if corpus_val is None and not labelled:
+                corpus_val = data.documents
+                if not len(data.corpus):  # no collection that should hold y_val
+                    category = MissingDocumentsWarning
+                    warnings.filterwarnings("ignore", "Of the .*", category)
+            held_out = self._read(X_val, y_val, corpus_val, fitting=True, suffix="_val")
         held_out = weigh(held_out, sample_weight_val, "sample_weight_val")
         if not len(held_out.answerable):
             raise ValueError(

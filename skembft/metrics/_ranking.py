@@ -152,9 +152,9 @@ def _unit_tensor(vectors: Vectors, start: int, role: str) -> Tensor:
     if not ((norms > 1e-15) & (norms < 1e15)).all():
         check_finite(vectors, f"The {role} vectors", start)
         return torch.from_numpy(unit_rows(vectors))
-    if (norms - 1).abs().max() > 1e-6:  # most are unit vectors already
-        tensor = tensor / norms.masked_fill(norms == 0, 1)
-    return tensor
+    # most are unit vectors already; which are is a matter of each row, not of its block
+    others = ((norms - 1).abs() > 1e-6) & (norms != 0)
+    return tensor / norms.masked_fill(~others, 1) if others.any() else tensor
 
 
 def _tensor(vectors: Vectors, start: int, role: str) -> Tensor:

@@ -53,6 +53,8 @@ class RetrievalScorer:
     {'R@1': 0.0, 'R@2': 1.0}
     """
 
+    _requests: dict[str, bool | str | None] = {"sample_weight": None}  # noqa: RUF012
+
     def __init__(
         self,
         metrics: MetricNames = "ndcg@10",
@@ -65,7 +67,6 @@ class RetrievalScorer:
         self.metrics = metrics
         self.corpus = corpus
         self.exclude_self = exclude_self
-        self._requests: dict[str, bool | str | None] = {"sample_weight": None}
 
     def __call__(
         self, estimator: Any, X: Data, y: Data = None, sample_weight: Data = None

@@ -114,3 +114,23 @@ def test_a_finetuner_of_another_process_tells():
     finetuner = AdapterFinetuner(INDEX, random_state=0).fit(*TRAIN, corpus=IDS)
     with pytest.warns(UserWarning, match=TOLD):
         pickle.loads(pickle.dumps(finetuner)).score(*TEST)
+
+
+def test_documents_of_training_are_no_collection(static_model, pairs):
+    """Validation has documents of its own, as a development set does."""
+    queries, documents = pairs
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Of the .*")
+        finetuner = EmbeddingFinetuner(static_model, epochs=1)
+        data = {"X_val": queries[28:], "y_val": documents[28:]}
+        finetuner.fit(queries[:28], documents[:28], **data)
+    collection = [f"shy1 {i}" for i in range(50)]
+    with pytest.warns(UserWarning, match="Of the .* documents of y_val"):
+        finetuner.fit(queries[:28], documents[:28], corpus=collection, **data)
+
+
+def test_labelled_rows_validate_pairs_of_vectors():
+    vectors = DOCUMENTS[:60]
+    finetuner = AdapterFinetuner(None, epochs=1)
+    finetuner.fit(vectors, vectors, X_val=vectors, y_val=np.arange(60) % 6)
+    assert finetuner.base_score_ > 0

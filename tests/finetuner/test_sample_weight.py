@@ -408,3 +408,22 @@ def test_the_closed_form_counts_grades():
     repeated.fit(rows)
     found, expected = fitted.transform(Q), repeated.transform(Q)
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_rows_of_weight_zero_are_no_answers():
+    with pytest.raises(ValueError, match="nothing to learn"):
+        AdapterFinetuner(None).fit(np.eye(4), [0, 0, 1, 1], [1, 0, 1, 0])
+
+
+def test_no_example_has_a_weight():
+    graded = [{D[0]: 1, D[1]: 2}, {D[2]: 1}, {D[0]: 1}]
+    finetuner = adapter(loss="margin_mse")
+    with pytest.raises(ValueError, match="nothing to learn"):
+        finetuner.fit(Q[:3], graded, [0, 1, 1])
+
+
+def test_no_example_of_a_whole_model_has_a_weight(static_model):
+    graded = [{"red1": 1, "red2": 2}, {"old1": 1}, {"red1": 1}]
+    finetuner = EmbeddingFinetuner(static_model, loss="margin_mse")
+    with pytest.raises(ValueError, match="nothing to learn"):
+        finetuner.fit(["wet1", "wet2", "wet3"], graded, [0, 1, 1])
