@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from skembft._utils import types
 
@@ -26,15 +27,15 @@ def replaced_file(path: types.Path) -> Iterator[str]:
         raise FileNotFoundError(f"There is no directory {str(path.parent)!r}.")
     if path.is_dir():
         raise IsADirectoryError(f"{str(path)!r} is a directory; pass a file.")
-    # joblib compresses by the suffix; mkstemp keeps the file to its owner
-    mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
+    # joblib compresses by the suffix; the system applies the umask of a new file
+    temporary = os.path.join(path.parent, f".{path.name}.{uuid4().hex}{path.suffix}")
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+    os.close(os.open(temporary, flags, 0o666 if mode is None else 0o600))
     try:
         yield temporary
-        os.chmod(temporary, mode & 0o777)
+        if mode is not None:
+            os.chmod(temporary, mode)
         _flush(temporary)
         os.replace(temporary, path)
     except BaseException:
@@ -71,9 +72,9 @@ def replaced_directory(path: types.Path) -> Iterator[Path]:
     """
     path = Path(os.path.realpath(path))  # a link stays one, to the new directory
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = tempfile.mkdtemp(prefix=f".{path.name}.writing-", dir=path.parent)
+    staging = os.path.join(path.parent, f".{path.name}.writing-{uuid4().hex}")
+    os.mkdir(staging)
     try:
-        os.chmod(staging, 0o777 & ~_umask())
         yield Path(staging)
         for folder, _, files in os.walk(staging):
             for name in files:
@@ -120,9 +121,3 @@ def _flush(path: types.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
