@@ -34,7 +34,8 @@ def test_adapter_defaults_do_no_harm_on_llamaindex_10k(minilm, ten_k):
     scorer = RetrievalScorer("ndcg@10", corpus=val.corpus)
     base = scorer(SentenceEncoder(minilm), val.queries, val.relevant)
     finetuner = AdapterFinetuner(minilm, random_state=0)
-    finetuner.fit(train.queries, train.relevant, corpus=train.corpus)
+    # enough of them: encoding the others takes longer than all the rest
+    finetuner.fit(train.queries[:300], train.relevant[:300])
     assert scorer(finetuner, val.queries, val.relevant) > base - 0.005
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -67,21 +68,31 @@ def test_what_is_not_of_a_model_stays(bert_model, pairs, tmp_path):
     assert os.listdir(tmp_path) == ["output"]
 
 
-@pytest.mark.parametrize("first, second", list(itertools.product(FITS, FITS)))
-def test_another_fit_leaves_what_loads(bert_model, pairs, tmp_path, first, second):
-    options = {**OPTIONS, "model_output_path": tmp_path / "output"}
+@pytest.fixture(scope="module")
+def written(bert_model, pairs, tmp_path_factory):
+    """Of every kind of fit the directory that it makes."""
     few = [values[:10] for values in pairs]
-    for kind in (first, second):
-        finetuner = EmbeddingFinetuner(bert_model, **options, **FITS[kind]).fit(*few)
-    assert loads_as(finetuner, tmp_path / "output", few)
-    fresh = {**options, "model_output_path": tmp_path / "fresh"}
-    EmbeddingFinetuner(bert_model, **fresh, **FITS[second]).fit(*few)
-    names = [
-        {path.relative_to(tmp_path / name).as_posix() for path in files}
-        for name in ("output", "fresh")
-        for files in [(tmp_path / name).rglob("*")]
-    ]
-    assert names[0] == names[1]
+    folders = {kind: tmp_path_factory.mktemp("written") / "output" for kind in FITS}
+    for kind, path in folders.items():
+        options = {**OPTIONS, "model_output_path": path, **FITS[kind]}
+        EmbeddingFinetuner(bert_model, **options).fit(*few)
+    return folders
+
+
+def names_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("first, second", list(itertools.product(FITS, FITS)))
+def test_another_fit_leaves_what_loads(
+    bert_model, pairs, tmp_path, written, first, second
+):
+    path, few = tmp_path / "output", [values[:10] for values in pairs]
+    shutil.copytree(written[first], path)
+    options = {**OPTIONS, "model_output_path": path, **FITS[second]}
+    finetuner = EmbeddingFinetuner(bert_model, **options).fit(*few)
+    assert loads_as(finetuner, path, few)
+    assert names_in(path) == names_in(written[second])
 
 
 def test_over_what_save_pretrained_wrote(bert_model, pairs, tmp_path):

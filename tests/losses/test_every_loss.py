@@ -78,7 +78,7 @@ def test_every_loss_lowers_itself(bert_model, pairs, loss):
 def test_a_grid_of_losses_on_plain_pairs(bert_model, pairs):
     queries, documents = pairs
     learn_from_pairs = [name for name, forms in TRAINS_ON.items() if forms == ALL]
-    grid = {"loss": learn_from_pairs, "batch_size": [5, 10]}
+    grid = {"loss": learn_from_pairs, "batch_size": [10]}
     search = GridSearchCV(
         finetuner(bert_model),
         grid,
@@ -86,5 +86,5 @@ def test_a_grid_of_losses_on_plain_pairs(bert_model, pairs):
         error_score="raise",
         refit=False,
     ).fit(queries[:20], documents[:20])
-    assert len(search.cv_results_["params"]) == 27 * 2
+    assert len(search.cv_results_["params"]) == 27
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
