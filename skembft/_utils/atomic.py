@@ -102,14 +102,17 @@ def _exchange(a: str, b: Path) -> None:
             return
     # elsewhere, and on file systems that cannot, there is a moment without `b`
     aside = tempfile.mkdtemp(prefix=f"{a}-", dir=b.parent)
-    os.rename(b, os.path.join(aside, "old"))
+    old = os.path.join(aside, "old")
     try:
+        os.rename(b, old)
         os.rename(a, b)
-    except OSError:
-        os.rename(os.path.join(aside, "old"), b)
+    except BaseException:  # Ctrl-C too
+        if not b.exists():
+            os.rename(old, b)
         raise
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if b.exists():
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush(path: types.Path) -> None:
