@@ -21,7 +21,7 @@ from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
 from skembft._models.random_state import isolated_rng
-from skembft._utils.types import Params, Role, Vectors
+from skembft._utils.types import Ints, Params, Role, Vectors
 from skembft._utils.vectors import in_portions
 from skembft.mining._candidates import with_mined_negatives
 
@@ -218,9 +218,10 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         columns = data.examples(needs, self.settings.use_all_docs, self.rng)
         if data.weights is not None:
             weights = data.weights[columns[0]]
-            drawn = draw_by_weight(weights, self.rng)
             if needs == "positives":  # InfoNCE weighs them itself
-                drawn = np.flatnonzero(weights)
+                drawn: Ints = np.flatnonzero(weights)
+            else:
+                drawn = draw_by_weight(weights, self.rng)
             columns = tuple(column[drawn] for column in columns)
         _check_any(columns[0], needs)
         by_query = np.argsort(columns[0], kind="stable")

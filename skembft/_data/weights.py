@@ -1,13 +1,13 @@
 """Weights of queries in training."""
 
 from dataclasses import replace
-from hashlib import blake2b
 
 import numpy as np
 
 from skembft._data.numbering import Numbering
 from skembft._data.relevance import LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.vectors import row_keys
 from skembft._utils.types import Data, Floats, Ints, Vectors
 
 
@@ -37,7 +37,8 @@ def _merge_copies(
     given, n_rows = weights, len(X)
     weights = np.ones(n_rows) if given is None else given
     counted = np.flatnonzero(weights)
-    keys = [(_digest(X[i]), int(labels[i])) for i in counted]
+    hashes = row_keys(X)
+    keys = [(hashes[i], int(labels[i])) for i in counted.tolist()]
     place = {key: i for i, key in enumerate(sorted(set(keys)))}
     if len(place) == n_rows and (weights == 1).all():
         return data
@@ -62,11 +63,6 @@ def _merge_copies(
     if len(merged.answerable) or not weights.all():
         return merged
     return replace(data, weights=given)
-
-
-def _digest(vector: Vectors) -> bytes:
-    values = np.ascontiguousarray(vector + 0.0, dtype=np.float32)  # -0 becomes 0
-    return blake2b(values.data, digest_size=16).digest()
 
 
 def draw_by_weight(weights: Floats, rng: np.random.RandomState) -> Ints:

@@ -65,12 +65,13 @@ def plan_epochs(
         No batch is as large as `multiple_of`.
     """
     dealer = _Dealer(examples, batch_size) if apart else None
+    weights = examples.weights
     epochs = []
     for epoch in range(n_epochs):
         rng = np.random.RandomState((seed, epoch))
         rows: Ints = np.arange(len(examples))
-        if examples.weights is not None:
-            rows = draw_by_weight(examples.weights, rng)
+        if weights is not None:
+            rows = draw_by_weight(weights, rng)
         if dealer is not None:
             batches = dealer.deal(rows, rng)
         else:
