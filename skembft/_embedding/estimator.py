@@ -460,7 +460,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         state = super().__getstate__()
         if "model_" in state:
             from skembft._embedding.packed_model import pack_model
+            from skembft._models.code import installed_classes
 
+            state["_module_classes"] = installed_classes(state["model_"])
             state["_truncate_dim"] = state["model_"].truncate_dim
             state["model_"] = pack_model(state["model_"])
         return state
@@ -475,7 +477,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
                 packed,
                 model_id=os.fspath(state["model_id"]),
                 truncate_dim=state.pop("_truncate_dim"),
-                trust_remote_code=state["trust_remote_code"],
+                classes=state.pop("_module_classes", {}),
                 device=state["device"],
             )
             state["model_"] = model

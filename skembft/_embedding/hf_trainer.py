@@ -23,6 +23,7 @@ from skembft._embedding.processes import Processes
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Settings
+from skembft._models.random_state import let_others_in
 
 
 class FinetuningTrainer(SentenceTransformerTrainer):
@@ -177,6 +178,7 @@ class Watch(TrainerCallback):
         if last or state.global_step % self.every == 0:
             self._evaluate(state)
         self._stop(control, self.stopped or last)
+        let_others_in()
 
     def on_epoch_end(
         self,

@@ -25,6 +25,7 @@ from skembft._losses.table import (
 from skembft._models.loading import (
     ModelOptions,
     dimension_of,
+    load_for_training,
     load_shared,
     no_progress_bar,
 )
@@ -151,6 +152,8 @@ class _Maker:
                 trust_remote_code=options.trust_remote_code,
                 device=options.device,
             )
+        if options.max_seq_length is not None:  # a shared one has its own length
+            return load_for_training(options)[0].eval().requires_grad_(False)
         return load_shared(options).model
 
     def _embedding_dimension(self, *_: Any) -> int:

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
+from threading import Lock, RLock
 from typing import NotRequired, TypedDict, Unpack
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -39,11 +41,24 @@ def encode(
     texts: Sequence[str],
     **settings: Unpack[EncodingSettings],
 ) -> Vectors:
-    """Encode distinct texts: float32 ndarray of shape (n, d); see `encode_portions`."""
-    out = np.empty((len(texts), dimension_of(model)), dtype=np.float32)
-    for rows, vectors in encode_portions(model, texts, **settings):
-        out[rows] = vectors
+    """Encode distinct texts: float32 ndarray of shape (n, d); see `encode_portions`.
+
+    One thread at a time with a model: tokenizers are not for several.
+    """
+    with _lock_of(model):
+        out = np.empty((len(texts), dimension_of(model)), dtype=np.float32)
+        for rows, vectors in encode_portions(model, texts, **settings):
+            out[rows] = vectors
     return out
+
+
+_locks: WeakKeyDictionary[SentenceTransformer, RLock] = WeakKeyDictionary()
+_locks_lock = Lock()
+
+
+def _lock_of(model: SentenceTransformer) -> RLock:
+    with _locks_lock:
+        return _locks.setdefault(model, RLock())
 
 
 def encode_portions(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,10 +13,26 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 Backend: TypeAlias = Literal["torch", "onnx", "openvino"]
 
-_WEIGHTS = {".safetensors", ".bin", ".pt", ".onnx", ".xml"}
-# formats and notes that no backend of Sentence Transformers reads
-_UNREAD = {".md", ".h5", ".msgpack", ".ot", ".tflite"}
-_UNREAD_NAMES = {"data_config.json"}
+# What Sentence Transformers and transformers read of a directory; what else lies there
+# is the user's, and is neither a part of the model nor published with it.
+_READ = re.compile(
+    r"(modules|config|config_sentence_transformers|chat_template)\.json"
+    r"|(adapter|cnn|generation|lstm|openvino|ort|preprocessor|processor|router"
+    r"|phrasetokenizer|tokenizer|video_preprocessor|whitespacetokenizer|wordembedding"
+    r"|sentence_(albert|bert|camembert|distilbert|roberta|xlm-roberta|xlnet)"
+    r")_config\.json"
+    # vocabularies
+    r"|(tokenizer|special_tokens_map|added_tokens|byte_maps|emoji|entity_vocab"
+    r"|normalizer|target_vocab|vocab|vocab-src|vocab-tgt|word_pronunciation"
+    r"|word_shape)\.json"
+    r"|(vocab|merges|dict)\.txt|bpe\.codes|prophetnet\.tokenizer"
+    r"|.+\.(model|tiktoken|jinja)"
+    # weights, of low rank too, whole or in shards with an index
+    r"|(adapter_model|model|pytorch_model)\b[\w.-]*\.(safetensors|bin|index\.json)"
+    r"|.+\.gguf"
+)
+_READ_BY_OTHERS = re.compile(r".+\.(onnx|onnx_data|xml)|openvino_model.*\.bin")
+_WEIGHTS = {".safetensors", ".bin", ".gguf", ".onnx", ".xml"}
 _FLOAT32 = (None, "float32")  # what a transformer's config says of its weights
 UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
 
@@ -150,9 +167,10 @@ class ModelFiles:
         return True
 
     def has_weights(self) -> bool:
-        """Whether more was downloaded than a model's settings."""
+        """Whether more was downloaded than a model's settings: all of its weights."""
         paths = self._paths("onnx", False)
-        return any(path.suffix in _WEIGHTS for path in paths)
+        missing = any(not path.is_file() for p in paths for path in self._shards(p))
+        return not missing and any(path.suffix in _WEIGHTS for path in paths)
 
     def _modules(self) -> list[dict[str, Any]]:
         path = self.root / "modules.json"
@@ -164,31 +182,58 @@ class ModelFiles:
         return modules
 
     def _paths(self, backend: Backend, trust_remote_code: bool) -> list[Path]:
-        """Files of the directory itself and all below its modules, in a fixed order."""
-        routes = self._read(self.root / "router_config.json").get("types", {})
-        folders = {m["path"] for m in self._modules()} - {"", "."} | set(routes)
+        """The files that are read to load the model, in a fixed order."""
+        read: list[Path] = []
+        for folder, types in self._folders().items():
+            own = any(not t.startswith("sentence_transformers.") for t in types)
+            if own and folder != self.root:  # nobody knows what it reads
+                read += folder.rglob("*")
+                continue
+            for path in [*folder.glob("*"), *folder.glob("additional_*/*.jinja")]:
+                if _READ.fullmatch(path.name) or (
+                    backend != "torch" and _READ_BY_OTHERS.fullmatch(path.name)
+                ):
+                    read += [path, *self._shards(path)]
         if backend != "torch":
-            folders |= {"onnx", "openvino"}
-        paths = list(self.root.glob("*"))
-        for folder in sorted(folders):
-            paths += (self.root / folder).rglob("*")
-        names = {path.relative_to(self.root) for path in paths}
-        kept = []
-        for path in sorted(set(paths)):
-            name = path.relative_to(self.root)
-            unread = (
-                path.suffix in _UNREAD
-                or path.name in _UNREAD_NAMES
-                or any(part.startswith(".") for part in name.parts)
-                or (path.suffix == ".py" and not trust_remote_code)
-                or (
-                    name.name == "pytorch_model.bin"
-                    and name.with_name("model.safetensors") in names
-                )
+            for name in ("onnx", "openvino"):
+                read += (self.root / name).rglob("*")
+        if trust_remote_code:
+            read += self.root.glob("*.py")
+        return [
+            path
+            for path in sorted(set(read))
+            if path.is_file()
+            and (path.suffix != ".py" or trust_remote_code)
+            and not any(p.startswith(".") for p in path.relative_to(self.root).parts)
+            and not (
+                path.name == "pytorch_model.bin"
+                and path.with_name("model.safetensors").is_file()
             )
-            if not unread and path.is_file():
-                kept.append(path)
-        return kept
+        ]
+
+    def _folders(self) -> dict[Path, list[str]]:
+        """The directories that modules are read from, and the types of these."""
+        folders: dict[Path, list[str]] = {self.root: []}
+        types = [(m["path"], m["type"]) for m in self._modules()]
+        while types:
+            name, type_ = types.pop()
+            folder = self.root / name
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise cannot_load(str(self.root), f"It has a module at {name!r}.")
+            folders.setdefault(folder, []).append(type_)
+            if type_.endswith((".Router", ".Asym")):
+                config = self._read(folder / "config.json")  # of older versions
+                config = self._read(folder / "router_config.json", config)
+                routes = config.get("types", {})
+                types += [(os.path.join(name, path), routes[path]) for path in routes]
+        return folders
+
+    def _shards(self, path: Path) -> list[Path]:
+        """The files that hold the weights, where `path` is the index of some."""
+        if not path.name.endswith(".index.json"):
+            return []
+        names = self._read(path).get("weight_map", {}).values()
+        return [path.with_name(Path(name).name) for name in dict.fromkeys(names)]
 
     def _read(self, path: Path, default: Any = None) -> Any:
         try:

@@ -18,6 +18,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from sentence_transformers.util import get_device_name
 from sklearn.utils._param_validation import InvalidParameterError
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
@@ -25,10 +26,11 @@ from skembft._models.lengths import set_max_seq_length
 from skembft._models.lora import has_lora, merge_lora, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
-from skembft._models.random_state import isolated_rng, process_state_lock
+from skembft._models.random_state import isolated_rng
 from skembft._utils import types
+from skembft._utils.search import in_search
 
-_MAX_LOADED = 4  # models kept in memory by one process
+_MAX_BYTES = 4 * 2**30  # of models that one process keeps in memory
 
 
 class HasModelId(Protocol):
@@ -62,6 +64,11 @@ class ModelOptions:
         options = {name: getattr(estimator, name) for name in names}
         return cls(**{**options, "model_id": os.fspath(estimator.model_id)})
 
+    @property
+    def as_loaded(self) -> Self:
+        """What of them matters when the weights are read."""
+        return replace(self, max_seq_length=None, truncate_dim=None)
+
 
 @dataclass
 class LoadedModel:
@@ -70,8 +77,30 @@ class LoadedModel:
     model: SentenceTransformer
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def in_precision(self, precision: Computed) -> SentenceTransformer:
-        """The model that computes in "float32" or "bf16"; to be called with the lock.
+    @contextmanager
+    def using(
+        self, options: ModelOptions, precision: Computed = "float32"
+    ) -> Iterator[SentenceTransformer]:
+        """The model, for one thread, with the lengths of some options until the end."""
+        with self.lock:
+            model = self._in_precision(precision)
+            before = model.max_seq_length, model.truncate_dim
+            try:
+                _set_lengths(model, options)
+                yield model
+            finally:
+                if options.max_seq_length is not None:
+                    model.max_seq_length = before[0]
+                model.truncate_dim = before[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights, those of the copy in bfloat16 included."""
+        models = [self.model, self.__dict__.get("_bf16_model") or nn.Module()]
+        return sum(t.nbytes for m in models for t in m.state_dict().values())
+
+    def _in_precision(self, precision: Computed) -> SentenceTransformer:
+        """The model that computes in "float32" or "bf16".
 
         The second is a copy whose weights and activations are bfloat16, which is a
         quarter faster than autocast; where there is none, autocast has to do. Weights
@@ -93,14 +122,15 @@ _loaded_lock = threading.RLock()
 
 
 def load_shared(options: ModelOptions) -> LoadedModel:
-    """Load a model once per process; a directory that changed is loaded again."""
-    with _loaded_lock:
-        files = find_model(options.model_id, options.revision)
-        if files is not None and (key := _loaded_key(options, files)) in _loaded:
-            _loaded.move_to_end(key)
-            return _loaded[key]
+    """Load a model once per process; a directory that changed is loaded again.
+
+    Its lengths are those of the directory: see `LoadedModel.using`.
+    """
+    options = options.as_loaded
+    if loaded := _find_loaded(options):
+        return loaded
     # in this order: a fit holds the random states, and may load a guide
-    with process_state_lock, _loaded_lock:
+    with isolated_rng(), _loaded_lock:
         files = find_model(options.model_id, options.revision)
         if files is None:
             model = load_model(options)
@@ -113,24 +143,46 @@ def load_shared(options: ModelOptions) -> LoadedModel:
         if key not in _loaded:
             model.eval().requires_grad_(False)
             _loaded[key] = LoadedModel(model)
-            while len(_loaded) > _MAX_LOADED:
-                _loaded.popitem(last=False)
+        _loaded.move_to_end(key)
+        while len(_loaded) > 1 and sum(m.nbytes for m in _loaded.values()) > _MAX_BYTES:
+            _loaded.popitem(last=False)
+        return _loaded[key]
+
+
+def _find_loaded(options: ModelOptions) -> LoadedModel | None:
+    """The model of a process, if it was loaded and its files are as they were."""
+    with _loaded_lock:
+        files = find_model(options.model_id, options.revision)
+        key = _loaded_key(options.as_loaded, files)
+        if files is None or key not in _loaded:
+            return None
         _loaded.move_to_end(key)
         return _loaded[key]
+
+
+def forget_model(options: ModelOptions) -> None:
+    """Free the memory of a model, once nothing else uses it."""
+    with _loaded_lock:
+        for key in [key for key in _loaded if key[0] == options.as_loaded]:
+            del _loaded[key]
 
 
 def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     """Return a model of its own, and a hash of the files it came from.
 
-    The files are read once per process. What is copied lies in the machine's memory,
-    not in that of a GPU.
+    In a search the files are read once per process. What is copied lies in the
+    machine's memory, not in that of a GPU.
     """
     device = options.device or get_device_name()
+    on_cpu = options
     if not str(device).startswith("cpu"):
-        options = replace(options, device="cpu")
-    loaded = load_shared(options)
-    with loaded.lock:
-        model = deepcopy(loaded.model).to(device)
+        on_cpu = replace(options, device="cpu")
+    if in_search() or _find_loaded(on_cpu):
+        with load_shared(on_cpu).using(options) as shared:
+            model = deepcopy(shared).to(device)
+    else:
+        model = load_model(options)
+        _set_lengths(model, options)
     merge_lora(model)
     files = find_model(options.model_id, options.revision, loaded=True)
     return model, _loaded_key(options, files)[-1] or hash_weights(model)
@@ -172,6 +224,8 @@ def load_model(
 ) -> SentenceTransformer:
     """Load a Sentence Transformer in float32, or raise an OSError that says what to do.
 
+    It has the lengths of its directory.
+
     `revision` is a commit of a model on the hub; None means that of the options.
     """
     if not is_available(options.device):
@@ -182,11 +236,11 @@ def load_model(
     model_id, params = options.model_id, options.model_params or {}
     try:
         with no_progress_bar(), isolated_rng():
+            torch.manual_seed(0)  # of weights that no file holds, such as poolers'
             model = SentenceTransformer(
                 model_id,
                 device=options.device,
                 trust_remote_code=options.trust_remote_code,
-                truncate_dim=options.truncate_dim,
                 backend=options.backend,
                 **{
                     **params,
@@ -208,9 +262,13 @@ def load_model(
             reason = f"revision {options.revision!r}: {reason}"
         raise cannot_load(model_id, reason) from error
     _set_dtype(model, options)
+    return model
+
+
+def _set_lengths(model: SentenceTransformer, options: ModelOptions) -> None:
+    model.truncate_dim = options.truncate_dim
     if options.max_seq_length is not None:
         set_max_seq_length(model, options.max_seq_length)
-    return model
 
 
 def _has_arguments(params: types.Params) -> bool:

@@ -1,5 +1,6 @@
 """Files and directories that are never seen half written."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -41,7 +42,7 @@ def replaced_file(path: types.Path) -> Iterator[str]:
     except BaseException:
         os.unlink(temporary)
         raise
-    _flush(path.parent)
+    _flush_directory(path.parent)
 
 
 def write_json(path: types.Path, content: Any, *, ensure_ascii: bool = True) -> None:
@@ -79,14 +80,14 @@ def replaced_directory(path: types.Path) -> Iterator[Path]:
         for folder, _, files in os.walk(staging):
             for name in files:
                 _flush(os.path.join(folder, name))
-            _flush(folder)
+            _flush_directory(folder)
         try:
             os.rename(staging, path)  # which fails where there are files
         except OSError:
             if not path.exists():
                 raise
             _exchange(staging, path)
-        _flush(path.parent)
+        _flush_directory(path.parent)
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # what was there, or what failed
 
@@ -116,11 +117,19 @@ def _exchange(a: str, b: Path) -> None:
 
 
 def _flush(path: types.Path) -> None:
-    """Write to the disk what the system still holds of a file or directory."""
-    if os.name == "nt" and os.path.isdir(path):  # Windows opens no directories
-        return
+    """Write to the disk what the system still holds of a file."""
     descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _flush_directory(path: types.Path) -> None:
+    """The same of the names in a directory, on systems that can.
+
+    Windows opens no directories, and some file systems refuse; what was written is
+    in its place all the same.
+    """
+    with contextlib.suppress(OSError):
+        _flush(path)

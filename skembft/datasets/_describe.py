@@ -212,23 +212,24 @@ def _count_tokens(data: RetrievalData, encoder: Any) -> dict[str, Any]:
     from skembft._models.prompts import choose_prompt
 
     encoder._validate_params()
-    lock: AbstractContextManager[object]
+    used: AbstractContextManager[Any]
     if hasattr(encoder, "model_"):  # a fitted EmbeddingFinetuner
-        model, lock = encoder.model_, nullcontext()
+        used = nullcontext(encoder.model_)
     else:
-        loaded = load_shared(ModelOptions.of(encoder))
-        model, lock = loaded.model, loaded.lock
-    tokenizer = getattr(model[0], "tokenizer", None)
-    if not callable(tokenizer) and not hasattr(tokenizer, "encode_batch"):
-        raise _cannot_count(f"the model {os.fspath(encoder.model_id)!r}")
-    prompts = (
-        choose_prompt(model.prompts, encoder.query_prompt, "query"),
-        choose_prompt(model.prompts, encoder.document_prompt, "document"),
-    )
-    with lock:  # tokenizers are not for several threads
+        options = ModelOptions.of(encoder)
+        used = load_shared(options).using(options)
+    with used as model:
+        tokenizer = getattr(model[0], "tokenizer", None)
+        if not callable(tokenizer) and not hasattr(tokenizer, "encode_batch"):
+            raise _cannot_count(f"the model {os.fspath(encoder.model_id)!r}")
+        own: dict[str, Any] = model.prompts  # none is None, whatever its type says
+        prompts = (
+            choose_prompt(own, encoder.query_prompt, "query"),
+            choose_prompt(own, encoder.document_prompt, "document"),
+        )
         queries = _token_counts(tokenizer, data.queries, prompts[0])
         documents = _token_counts(tokenizer, data.documents, prompts[1])
-    limit = length_limit(model)
+        limit = length_limit(model)
     return {
         "length_unit": "tokens",
         "query_lengths": _summary(queries),

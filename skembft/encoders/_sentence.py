@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import AbstractContextManager
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from sklearn.utils._param_validation import (
     Interval,
@@ -20,6 +22,8 @@ from skembft.encoders._store import Key, Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from skembft._models.loading import LoadedModel
     from skembft._models.precision import Computed, Precision
 
@@ -96,7 +100,7 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
         What runs the model; the last two need their extras of Sentence Transformers.
     cache_dir : str or PathLike, default=None
         Directory where vectors are kept for all processes and for the next time; it is
-        made if it does not exist. Vectors that are there are mapped into memory.
+        made if it does not exist.
     max_store_bytes : int, default=1073741824
         Size of the vectors kept in memory for one model, prompt and setting; the
         oldest are dropped. 0 keeps none. Vectors in `cache_dir` do not count.
@@ -223,20 +227,39 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
 
         return load_shared(ModelOptions.of(self))
 
+    def _using(
+        self, precision: Computed = "float32"
+    ) -> AbstractContextManager[SentenceTransformer]:
+        from skembft._models.loading import ModelOptions
+
+        return self._load().using(ModelOptions.of(self), precision)
+
+    def clear(self) -> Self:
+        """Forget the vectors of this encoder, here and in `cache_dir`, and its model.
+
+        Returns
+        -------
+        self : object
+        """
+        super().clear()
+        loading = sys.modules.get("skembft._models.loading")
+        if loading is not None:
+            loading.forget_model(loading.ModelOptions.of(self))
+        return self
+
     def _find_dimension(self) -> int:
         from skembft._models.loading import dimension_of
 
-        loaded = self._load()
-        with loaded.lock:
-            return dimension_of(loaded.model)
+        with self._using() as model:
+            return dimension_of(model)
 
     def _compute(self, texts: list[str], role: Role) -> Portions:
         from skembft._models import encoding
 
-        loaded = self._load()
-        with loaded.lock:  # tokenizers are not for several threads
+        # for one thread, as tokenizers are
+        with self._using(self._precision()) as model:
             for rows, vectors in encoding.encode_portions(
-                loaded.in_precision(self._precision()),
+                model,
                 texts,
                 role=role,
                 prompt=self._prompt(self._files(), role),

@@ -4,12 +4,14 @@ A shard is one file: a header, the digests of its texts in ascending order, and 
 float32 vectors in that order. It is written under another name and then renamed: it is
 there whole or not at all, and never changes.
 There are no locks. Two writers of the same texts make two shards; what a reader misses
-is encoded again; small shards are merged into a new one before they are removed.
+is encoded again; shards of about one size are merged into a new one before they are
+removed. Files are open only while they are read, and are read, not mapped: on a network
+file system a mapped page of a removed file would end the process.
 """
 
 import contextlib
 import hashlib
-import mmap
+import math
 import os
 import struct
 import uuid
@@ -25,12 +27,14 @@ from skembft._utils.types import Ints, Vectors
 
 Digests: TypeAlias = NDArray[np.uint64]  # (n, 2)
 
-_SUFFIX = ".shard"
+_SUFFIX, _UNFINISHED = ".shard", ".shard.tmp"
 _HEADER = struct.Struct("<8sQQI36x")  # magic, rows, width, checksum of what follows
 _MAGIC = b"skembft1"
 _DIGEST = 16  # bytes
-_MANY, _LARGE = 16, 64 * 2**20  # shards below so many bytes are merged when many
+_MANY = 16  # shards of about one size are merged when there are more
+_SMALL, _TIER = 64 * 2**20, 8  # bytes of small ones, and how often larger the next are
 _BLOCK = 16384  # vectors copied at a time
+_ABANDONED = 3600  # seconds after which who began a file is not writing it any more
 
 
 def digests_of(texts: Iterable[str]) -> Digests:
@@ -49,27 +53,28 @@ def digests_of(texts: Iterable[str]) -> Digests:
 
 
 class Shard:
-    """A shard mapped into memory; raises ValueError where the file is damaged."""
+    """A shard, of which the digests are in memory; ValueError of a damaged file."""
 
     def __init__(self, path: str) -> None:
-        with open(path, "rb") as file:
-            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if len(buffer) < _HEADER.size:
-            raise ValueError("it has no header")
-        magic, rows, width, checksum = _HEADER.unpack_from(buffer)
-        if magic != _MAGIC or not rows:
-            raise ValueError("it is something else")
-        if len(buffer) != _HEADER.size + rows * (_DIGEST + 4 * width):
-            raise ValueError("it is truncated")
-        if zlib.crc32(memoryview(buffer)[_HEADER.size :]) != checksum:
-            raise ValueError("its checksum is wrong")
         self.path = path
-        self.nbytes = len(buffer)
-        end = _HEADER.size + rows * _DIGEST
-        raw = np.frombuffer(buffer, dtype=np.uint8)
-        self.digests: Digests = raw[_HEADER.size : end].view("<u8").reshape(rows, 2)
+        with open(path, "rb") as file:
+            header = file.read(_HEADER.size)
+            if len(header) < _HEADER.size:
+                raise ValueError("it has no header")
+            magic, rows, self.width, checksum = _HEADER.unpack(header)
+            if magic != _MAGIC or not rows:
+                raise ValueError("it is something else")
+            self.nbytes = os.fstat(file.fileno()).st_size
+            if self.nbytes != _HEADER.size + rows * (_DIGEST + 4 * self.width):
+                raise ValueError("it is truncated")
+            raw = file.read(rows * _DIGEST)
+            found = zlib.crc32(raw)
+            while block := file.read(2**20):
+                found = zlib.crc32(block, found)
+            if found != checksum:
+                raise ValueError("its checksum is wrong")
+        self.digests: Digests = np.frombuffer(raw, dtype="<u8").reshape(rows, 2)
         self.keys = np.ascontiguousarray(self.digests[:, 0])
-        self.vectors: Vectors = raw[end:].view("<f4").reshape(rows, width)
 
     def find(self, digests: Digests) -> tuple[Ints, Ints]:
         """Return (places in `digests` that are here, their rows)."""
@@ -78,14 +83,29 @@ class Shard:
         at = np.flatnonzero((self.digests[rows] == digests).all(axis=1))
         return at, rows[at]
 
+    def read(self, rows: Ints) -> Vectors:
+        """The vectors of some rows, in ascending order."""
+        out = np.empty((len(rows), self.width), dtype=np.float32)
+        start = _HEADER.size + len(self.digests) * _DIGEST
+        # rows with small gaps between them are read at once
+        runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > 8) + 1)
+        with open(self.path, "rb", buffering=0) as file:
+            for run in runs if len(rows) else ():
+                first, last = rows[run[0]], rows[run[-1]] + 1
+                file.seek(start + 4 * self.width * int(first))
+                run_bytes = file.read(4 * self.width * int(last - first))
+                block = np.frombuffer(run_bytes, dtype="<f4").reshape(-1, self.width)
+                out[run] = block[rows[run] - first]
+        return out
+
 
 def write_shard(
     folder: str, digests: Digests, blocks: Iterable[Vectors], width: int
-) -> None:
+) -> str:
     """Publish vectors, given in blocks in ascending order of their digests."""
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, uuid.uuid4().hex + _SUFFIX)
-    unfinished = path + ".tmp"
+    unfinished = path.removesuffix(_SUFFIX) + _UNFINISHED
     try:
         with open(unfinished, "xb") as file:
             file.write(bytes(_HEADER.size))
@@ -104,6 +124,7 @@ def write_shard(
         with contextlib.suppress(OSError):  # the error that is passed on counts
             os.unlink(unfinished)
         raise
+    return path
 
 
 class ShardFolder:
@@ -117,7 +138,7 @@ class ShardFolder:
     @property
     def width(self) -> int | None:
         """Dimension of the vectors; None without any."""
-        return next((s.vectors.shape[1] for s in self.shards.values()), None)
+        return next((s.width for s in self.shards.values()), None)
 
     def refresh(self) -> None:
         """Open the shards that other processes have published, drop removed ones."""
@@ -161,7 +182,11 @@ class ShardFolder:
             at, rows = shard.find(digests[places])
             for start in range(0, len(at), _BLOCK):
                 block = slice(start, start + _BLOCK)
-                yield places[at[block]], shard.vectors[rows[block]]
+                try:
+                    yield places[at[block]], shard.read(rows[block])
+                except OSError:  # merged by another process: the caller looks again
+                    at = at[:start]
+                    break
             places = np.delete(places, at)
             if not len(places):
                 return
@@ -169,23 +194,36 @@ class ShardFolder:
     def publish(self, digests: Digests, vectors: Vectors) -> None:
         """Write vectors for all processes; raise an OSError where that fails."""
         order = np.argsort(digests[:, 0])
-        write_shard(self.path, digests[order], [vectors[order]], vectors.shape[1])
+        width = vectors.shape[1]
+        path = write_shard(self.path, digests[order], [vectors[order]], width)
         self.refresh()
         with contextlib.suppress(OSError):  # untidy is slower, not wrong
+            self._remove_abandoned(path)
             self._tidy()
 
     def _tidy(self) -> None:
         for name in self.damaged & self._list():
             os.unlink(os.path.join(self.path, name))
-        small = [s for s in self.shards.values() if s.nbytes < _LARGE]
-        if len(small) > _MANY:
-            small.sort(key=lambda shard: shard.nbytes)
-            self._merge(small[: _MANY // 2 + 1])
+        tiers: dict[int, list[Shard]] = {}
+        for shard in sorted(self.shards.values(), key=lambda shard: shard.nbytes):
+            tier = int(math.log(max(shard.nbytes / _SMALL, 1), _TIER))
+            tiers.setdefault(tier, []).append(shard)
+        for shards in tiers.values():
+            if len(shards) > _MANY:
+                self._merge(shards[: _MANY // 2 + 1])
+
+    def _remove_abandoned(self, newest: str) -> None:
+        """Remove what killed writers left; `newest` tells the file system's time."""
+        now = os.stat(newest).st_mtime
+        for name in os.listdir(self.path):
+            path = os.path.join(self.path, name)
+            if name.endswith(_UNFINISHED) and now - os.stat(path).st_mtime > _ABANDONED:
+                os.unlink(path)
 
     def _merge(self, shards: list[Shard]) -> None:
         digests = np.concatenate([s.digests for s in shards])
         _, first = np.unique(digests[:, 0], return_index=True)
-        width = shards[0].vectors.shape[1]
+        width = shards[0].width
 
         def blocks() -> Iterator[Vectors]:
             for start in range(0, len(first), _BLOCK):
@@ -193,12 +231,12 @@ class ShardFolder:
                 block = np.empty((len(rows), width), dtype=np.float32)
                 for shard in shards:
                     mine = (rows >= 0) & (rows < len(shard.digests))
-                    block[mine] = shard.vectors[rows[mine]]
+                    block[mine] = shard.read(rows[mine])
                     rows = rows - len(shard.digests)
                 yield block
 
         write_shard(self.path, digests[first], blocks(), width)
-        for shard in shards:  # who has mapped them keeps them
+        for shard in shards:
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 os.unlink(shard.path)
         self.refresh()
@@ -208,6 +246,6 @@ class ShardFolder:
         self.shards.clear()
         if os.path.isdir(self.path):
             for name in os.listdir(self.path):
-                if name.endswith((_SUFFIX, _SUFFIX + ".tmp")):
+                if name.endswith((_SUFFIX, _UNFINISHED)):
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(os.path.join(self.path, name))
