@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,12 @@ from transformers import (
 from skembft._embedding.batches import Plan, PlannedBatches
 from skembft._embedding.checkpoints import Phase
 from skembft._embedding.processes import Processes
+from skembft._embedding.trainable import trained_state
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Settings
+from skembft._models.code import reopened, save_with_code
+from skembft._models.lora import has_lora
 from skembft._models.random_state import let_others_in
 
 
@@ -82,19 +86,27 @@ class FinetuningTrainer(SentenceTransformerTrainer):
         path = Path(output_dir)
         path.mkdir(parents=True, exist_ok=True)
         weights = {name: t.detach().clone() for name, t in self._weights().items()}
+        if not isinstance(self.watch.trainer.settings.trainable, Integral):
+            save_with_code(self.model, path)  # so that it opens as a model
+            if not has_lora(self.model):  # which holds them all
+                weights = {k: v for k, v in weights.items() if k.startswith("loss.")}
         save_file(weights, path / "weights.safetensors")
 
     def _load_from_checkpoint(
         self, checkpoint_path: str, model: nn.Module | None = None
     ) -> None:
         saved = load_file(Path(checkpoint_path, "weights.safetensors"))
+        weights = self._weights()
+        if not weights.keys() <= saved.keys():
+            whole = reopened(self.model, checkpoint_path)
+            saved.update({f"model.{k}": v for k, v in whole.state_dict().items()})
         with torch.no_grad():
-            for name, tensor in self._weights().items():
+            for name, tensor in weights.items():
                 tensor.copy_(saved[name])
 
     def _weights(self) -> dict[str, Tensor]:
-        """Tensors of the model and of the loss by name."""
-        weights = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        """What is trained of the model and of the loss, tensors by name."""
+        weights = {f"model.{k}": v for k, v in trained_state(self.model).items()}
         assert isinstance(self.loss, nn.Module)  # as there is one set of data
         of_model = {id(parameter) for parameter in self.model.parameters()}
         for name, parameter in self.loss.named_parameters():

@@ -39,14 +39,11 @@ def write_model(model: SentenceTransformer, path: types.Path) -> None:
     It takes the place of the one that was there. Checkpoints, and what is not of a
     model, stay.
     """
-    from skembft._models.code import write_code
-    from skembft._models.loading import no_progress_bar
+    from skembft._models.code import save_with_code
 
     path = Path(path)
     with replaced_directory(path) as staging:
-        with no_progress_bar():
-            model.save_pretrained(str(staging), create_model_card=False)
-        write_code(model, staging)
+        save_with_code(model, staging)
         dump_json(staging / _FILES, sorted({*files_in(staging), _FILES}))
         ours = {name.partition("/")[0] for name in _ours(path)}
         for entry in _entries(path):

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Router
 from sklearn.utils._param_validation import InvalidParameterError
-from torch import nn
+from torch import Tensor, nn
 
 from skembft._losses.table import check_argument_names
 from skembft._models.lora import has_lora, merge_lora, transformer_of
@@ -212,6 +212,13 @@ def add_lora(model: SentenceTransformer, params: Params | None) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad:  # in the type of the frozen weights, steps are lost
             parameter.data = parameter.data.float()
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model without the weights that are frozen, by name."""
+    weights = model.named_parameters(remove_duplicate=False)
+    frozen = {name for name, weight in weights if not weight.requires_grad}
+    return {k: v for k, v in model.state_dict().items() if k not in frozen}
 
 
 def finish(model: SentenceTransformer, params: Params | None) -> None:

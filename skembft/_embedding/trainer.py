@@ -31,7 +31,12 @@ from skembft._embedding.speed.dropout import fast_dropout
 from skembft._embedding.speed.forward import length_sorted
 from skembft._embedding.speed.lower_layers import lower_layers_once
 from skembft._embedding.speed.table_gradients import gradients_in_place
-from skembft._embedding.trainable import LayerStack, choose_weights, layer_rates
+from skembft._embedding.trainable import (
+    LayerStack,
+    choose_weights,
+    layer_rates,
+    trained_state,
+)
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._models.encoding import encode
@@ -107,7 +112,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings
         if self.untouched is not None:
-            self.model.load_state_dict(self.untouched)
+            self._restore(self.untouched)
         self.begin()
         with seeded_rng(self.seed), ExitStack() as stack:
             directory = stack.enter_context(tempfile.TemporaryDirectory())
@@ -291,14 +296,18 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         )
 
     def snapshot(self) -> State:
-        return {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        state = trained_state(self.model)
+        return {name: t.detach().cpu().clone() for name, t in state.items()}
+
+    def _restore(self, state: State) -> None:
+        self.model.load_state_dict(state, strict=False)  # the others are as they were
 
     def trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def attributes(self, state: State | None = None) -> dict[str, Any]:
         if state is not None:
-            self.model.load_state_dict(state)
+            self._restore(state)
         return {
             "model_": self.model,
             "embedding_dim_": dimension_of(self.model),

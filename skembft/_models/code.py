@@ -9,6 +9,9 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from skembft._models.loading import no_progress_bar
+from skembft._models.random_state import isolated_rng
+
 _OF_DIRECTORIES = "transformers_modules."  # where transformers imports such code
 
 
@@ -35,11 +38,14 @@ def _parts(model: SentenceTransformer) -> Iterator[object]:
             yield getattr(module, name, None)
 
 
-def write_code(model: SentenceTransformer, directory: Path) -> None:
-    """Copy the code that a model came with into a directory that it was saved in.
+def save_with_code(model: SentenceTransformer, directory: Path) -> None:
+    """Write a model's files, and the code that it came with.
 
-    There it is looked for, and Sentence Transformers leaves it below or out.
+    Code is looked for in the directory itself; Sentence Transformers puts it below, or
+    leaves it out.
     """
+    with no_progress_bar():
+        model.save_pretrained(str(directory), create_model_card=False)
     for cls in carried_classes(model):
         code = sys.modules[cls.__module__].__file__
         if code is None:
@@ -48,3 +54,26 @@ def write_code(model: SentenceTransformer, directory: Path) -> None:
             target = directory / Path(path).name
             if not target.exists():
                 shutil.copyfile(path, target)
+
+
+def reopened(model: SentenceTransformer, directory: Path | str) -> SentenceTransformer:
+    """The model of a directory in which one that is in memory was saved.
+
+    Its modules are of the same classes, which need not be found again.
+    """
+    classes = {}
+    for module in model.modules():
+        cls = type(module)
+        if hasattr(cls, "load"):
+            package = cls.__module__
+            if package.startswith(_OF_DIRECTORIES):  # as it is saved
+                package = package.rpartition(".")[2]
+            classes[f"{package}.{cls.__name__}"] = cls
+    with no_progress_bar(), isolated_rng():
+        return SentenceTransformer._load_with_module_classes(
+            str(directory),
+            classes,
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=model.trust_remote_code,
+        )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
 from sklearn.model_selection import (
@@ -151,6 +152,29 @@ def test_the_newest_checkpoints_are_kept(bert_model, pairs, tmp_path):
     assert checkpoints(tmp_path / "all") == sorted(names)
     make(bert_model, tmp_path / "two", checkpoint_save_total_limit=2).fit(*pairs)
     assert checkpoints(tmp_path / "two") == ["checkpoint-10", "checkpoint-12"]
+
+
+@pytest.mark.parametrize("trainable", ["all", "lora", 1])
+def test_what_a_checkpoint_holds(bert_model, pairs, tmp_path, trainable):
+    """The trained weights, once; and it opens as a model, but for top layers alone."""
+    finetuner = make(bert_model, tmp_path, trainable=trainable).fit(*pairs)
+    (checkpoint,) = tmp_path.glob("checkpoints/*/fit/checkpoint-12")
+    files = [checkpoint / "weights.safetensors", *checkpoint.rglob("*model.safeten*")]
+    n_saved = sum(t.numel() for f in files if f.exists() for t in load_file(f).values())
+    whole = SentenceTransformer(bert_model, device="cpu")
+    sizes = {name: p.numel() for name, p in whole.named_parameters()}
+    if trainable == 1:
+        top = {n: size for n, size in sizes.items() if ".layer.1." in n or "pool" in n}
+        assert n_saved == sum(top.values())
+        return
+    model = SentenceTransformer(str(checkpoint), device="cpu")
+    np.testing.assert_allclose(
+        model.encode_query(pairs[0]), finetuner.transform(pairs[0]), atol=1e-6
+    )
+    if trainable == "all":
+        assert n_saved == sum(sizes.values())
+    else:
+        assert not (checkpoint / "model.safetensors").exists()
 
 
 def test_the_model_is_written_and_loads_without_us(bert_model, pairs, tmp_path):
