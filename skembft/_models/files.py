@@ -172,6 +172,11 @@ class ModelFiles:
         missing = any(not path.is_file() for p in paths for path in self._shards(p))
         return not missing and any(path.suffix in _WEIGHTS for path in paths)
 
+    def weights_size(self) -> int:
+        """Bytes of the files with weights."""
+        paths = self._paths("torch", False)
+        return sum(path.stat().st_size for path in paths if path.suffix in _WEIGHTS)
+
     def _modules(self) -> list[dict[str, Any]]:
         path = self.root / "modules.json"
         modules = self._read(path, default=[])

@@ -31,6 +31,7 @@ from skembft._utils import types
 from skembft._utils.search import in_search
 
 _MAX_BYTES = 4 * 2**30  # of models that one process keeps in memory
+_SMALL = 2**29  # bytes of a model that is kept there for the next fit
 
 
 class HasModelId(Protocol):
@@ -67,7 +68,8 @@ class ModelOptions:
     @property
     def as_loaded(self) -> Self:
         """What of them matters when the weights are read."""
-        return replace(self, max_seq_length=None, truncate_dim=None)
+        device = self.device or get_device_name()
+        return replace(self, device=device, max_seq_length=None, truncate_dim=None)
 
 
 @dataclass
@@ -170,14 +172,17 @@ def forget_model(options: ModelOptions) -> None:
 def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     """Return a model of its own, and a hash of the files it came from.
 
-    In a search the files are read once per process. What is copied lies in the
-    machine's memory, not in that of a GPU.
+    In a search, and of small models, the files are read once per process and copied in
+    the machine's memory, not in that of a GPU. A single fit of a large model holds it
+    once, where it is trained.
     """
     device = options.device or get_device_name()
     on_cpu = options
     if not str(device).startswith("cpu"):
         on_cpu = replace(options, device="cpu")
-    if in_search() or _find_loaded(on_cpu):
+    files = find_model(options.model_id, options.revision)
+    small = files is not None and files.weights_size() <= _SMALL
+    if small or in_search() or _find_loaded(on_cpu):
         with load_shared(on_cpu).using(options) as shared:
             model = deepcopy(shared).to(device)
     else:

@@ -136,6 +136,12 @@ def test_code_of_the_directory(base, tmp_path, few, kind):
     again = EmbeddingFinetuner(str(output), **{**options, "model_output_path": None})
     assert again.fit(*few).n_iter_
     shutil.rmtree(base)
+    if kind is not a_module:
+        model = SentenceTransformer(str(output), device="cpu", trust_remote_code=True)
+        vectors = model.encode_query(["red1 old2"])
+        expected = finetuner.transform(["red1 old2"])
+        np.testing.assert_allclose(vectors, expected, atol=1e-6)
+        return
     program = (
         "import sys, numpy as np; from sentence_transformers import SentenceTransformer"
         "\nmodel = SentenceTransformer(sys.argv[1], device='cpu', trust_remote_code="

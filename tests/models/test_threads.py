@@ -30,7 +30,7 @@ def test_threads_get_the_vectors_of_one(fitted, bert_model, pairs, kind):
 
     def run(seed):
         rng = np.random.RandomState(seed)
-        for _ in range(20):
+        for _ in range(12):
             rows = rng.randint(len(texts), size=5)
             got = estimator.transform_documents([texts[row] for row in rows])
             np.testing.assert_allclose(got, expected[rows], atol=1e-5)
@@ -62,12 +62,12 @@ class LoadsMeanwhile:
             self.thread.start()
         elif self.thread.is_alive() and self.waits < 100:
             self.waits += 1
-            time.sleep(0.02)  # until it has come to where it waits for this fit
+            time.sleep(0.05)  # until it has come to where it waits for this fit
 
 
 def test_a_fit_lets_others_load_models(bert_model, static_model, pairs):
     """And what these draw of random numbers is not missing in the fit."""
-    options = {"epochs": 60, "batch_size": 10, **OPTIONS}
+    options = {"epochs": 12, "batch_size": 10, **OPTIONS}
     few = [values[:10] for values in pairs]
     alone = EmbeddingFinetuner(bert_model, **options).fit(*few)
     before = torch.random.get_rng_state()
