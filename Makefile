@@ -17,13 +17,15 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow interop lint format docs bench-adapters \
+.PHONY: help demo test test-slow newest interop lint format docs bench-adapters \
 	bench-defaults bench-finetune bench-scoring bench-scale clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
 	@echo "make test       install, lint and run the test suite"
 	@echo "make test-slow  the tests that need minutes, on real data"
+	@echo "make newest     the test suite with the newest versions of everything, without"
+	@echo "                constraints, in an environment of its own"
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
 	@echo "make lint       ruff and mypy"
@@ -68,6 +70,16 @@ test: lint
 
 test-slow: $(VENV)/.test
 	$(PY) -m pytest -m slow
+
+.venv-latest/.done: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(PIP_IN) --upgrade torch
+	$(@D)/$(PIP_IN) --upgrade --upgrade-strategy eager -e ".[test]"
+	@touch $@
+
+newest: .venv-latest/.done
+	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -m "not slow" -n 2 \
+		--dist loadfile
 
 # one that is missing is a failure here; test-slow skips it
 interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
@@ -122,5 +134,5 @@ bench-scale: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scale.py --threads 1
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
 		docs/_build
