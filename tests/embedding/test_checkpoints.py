@@ -273,6 +273,8 @@ def test_folds_and_candidates_do_not_collide(bert_model, pairs, tmp_path):
 def test_folds_write_no_model(bert_model, pairs, tmp_path):
     finetuner = EmbeddingFinetuner(bert_model, epochs=1, model_output_path=tmp_path)
     cross_val_score(finetuner, *pairs, cv=2)
+    search = GridSearchCV(finetuner, {"epochs": [1]}, cv=2)
+    cross_val_score(search, *pairs, cv=2)  # in which each search refits
     assert not list(tmp_path.iterdir())
 
 

@@ -114,6 +114,92 @@ def test_small_shards_are_merged(tmp_path):
     }
 
 
+def test_large_shards_are_merged_too(tmp_path, monkeypatch):
+    """Of about one size: no vector is copied more often than there are sizes."""
+    from skembft.encoders import _shards
+
+    monkeypatch.setattr(_shards, "_SMALL", 200)  # bytes of four vectors
+    store, texts, written = Store(KEY), words(300), []
+    write = _shards.write_shard
+
+    def counting(folder, digests, blocks, width):
+        written.append(len(digests))
+        return write(folder, digests, blocks, width)
+
+    monkeypatch.setattr(_shards, "write_shard", counting)
+    options = {"max_bytes": BIG, "cache_dir": tmp_path}
+    for start in range(0, 300, 5):
+        store.get(texts[start : start + 5], Encoder(), **options)
+    assert len(shards(tmp_path)) <= 20
+    assert sum(written) <= 4 * len(texts)
+    assert check(tmp_path, texts) == []
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
+def test_shards_take_no_file_handles(tmp_path, monkeypatch):
+    from skembft.encoders import _shards
+
+    monkeypatch.setattr(_shards, "_MANY", 1000)
+    texts, options = words(60), {"max_bytes": BIG, "cache_dir": tmp_path}
+    store, before = Store(KEY), len(os.listdir("/proc/self/fd"))
+    for text in texts:
+        store.get([text], Encoder(), **options)
+    assert len(shards(tmp_path)) == 60
+    assert check(tmp_path, texts) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    with open("/proc/self/maps") as maps:
+        assert str(tmp_path) not in maps.read()
+
+
+def test_a_shard_that_is_merged_while_it_is_read(tmp_path, monkeypatch):
+    """As its file is gone, the reader looks again, and encodes nothing."""
+    from skembft.encoders import _shards
+
+    options = {"max_bytes": BIG, "cache_dir": tmp_path}
+    texts, reader = words(30), Store(KEY)
+    for start in range(0, 30, 2):
+        reader.get(texts[start : start + 2], Encoder(), **options)
+    read, merged = _shards.Shard.read, []
+
+    def merging(self, rows):
+        if not merged:
+            merged.append(True)
+            other = ShardFolder(folder_of(KEY, tmp_path))
+            other.refresh()
+            other._merge(list(other.shards.values()))
+        return read(self, rows)
+
+    monkeypatch.setattr(_shards.Shard, "read", merging)
+    encode = Encoder()
+    got = reader.get(texts, encode, **options)
+    np.testing.assert_array_equal(got, vectors_of(texts))
+    assert not encode.texts
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    options = {"max_bytes": BIG, "cache_dir": tmp_path}
+    store = Store(KEY)
+    store.get(words(3), Encoder(), **options)
+    folder = folder_of(KEY, tmp_path)
+    for name, age in (("old", 7200), ("new", 60)):
+        path = os.path.join(folder, f"{name}.shard.tmp")
+        with open(path, "wb") as file:
+            file.write(b"half a shard")
+        os.utime(path, (time.time() - age, time.time() - age))
+    store.get(words(6), Encoder(), **options)
+    left = [name for name in os.listdir(folder) if name.endswith(".tmp")]
+    assert left == ["new.shard.tmp"]  # which another process may be writing
+
+
+@pytest.mark.parametrize("every", [1, 2, 7, 50])
+def test_vectors_at_any_distance(tmp_path, every):
+    """Neighbours on disk are read at once, others one by one."""
+    options = {"max_bytes": BIG, "cache_dir": tmp_path}
+    texts, encode = words(400), Encoder(portion=400)
+    Store(KEY).get(texts, encode, **options)
+    assert check(tmp_path, texts[::every]) == []
+
+
 def test_a_merge_that_fails_loses_nothing(tmp_path, monkeypatch):
     from skembft.encoders import _shards
 

@@ -1,10 +1,15 @@
 """Saving over a directory where two cannot take each other's name in one step."""
 
+import errno
 import os
+import stat
 import sys
 
+import joblib
+import numpy as np
 import pytest
 
+import skembft
 from skembft import AdapterFinetuner
 
 
@@ -55,3 +60,27 @@ def test_an_interrupt_loses_nothing(saved, monkeypatch, error, done, which):
     new = done and which == "new"
     assert (contents(path) != before) == new
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_file_system_that_flushes_no_directories(
+    static_model, pairs, tmp_path, monkeypatch
+):
+    """As some network ones: what is written is written."""
+    fsync = os.fsync
+
+    def refusing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    finetuner = AdapterFinetuner(static_model, epochs=1, random_state=0).fit(*pairs)
+    for _ in range(2):
+        finetuner.save_pretrained(tmp_path / "model")
+        skembft.dump(finetuner, tmp_path / "finetuner.joblib")
+    expected = finetuner.transform(pairs[0])
+    for again in (
+        skembft.load(tmp_path / "model"),
+        joblib.load(tmp_path / "finetuner.joblib"),
+    ):
+        np.testing.assert_allclose(again.transform(pairs[0]), expected, atol=1e-6)
