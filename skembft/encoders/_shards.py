@@ -85,18 +85,19 @@ class Shard:
 
     def read(self, rows: Ints) -> Vectors:
         """The vectors of some rows, in ascending order."""
-        out = np.empty((len(rows), self.width), dtype=np.float32)
+        stride = 4 * self.width
         start = _HEADER.size + len(self.digests) * _DIGEST
         # rows with small gaps between them are read at once
-        runs = np.split(np.arange(len(rows)), np.flatnonzero(np.diff(rows) > 8) + 1)
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 8) + 1)
+        parts = [np.empty((0, self.width), dtype=np.float32)]
         with open(self.path, "rb", buffering=0) as file:
             for run in runs if len(rows) else ():
-                first, last = rows[run[0]], rows[run[-1]] + 1
-                file.seek(start + 4 * self.width * int(first))
-                run_bytes = file.read(4 * self.width * int(last - first))
-                block = np.frombuffer(run_bytes, dtype="<f4").reshape(-1, self.width)
-                out[run] = block[rows[run] - first]
-        return out
+                first, last = int(run[0]), int(run[-1]) + 1
+                file.seek(start + stride * first)
+                raw = file.read(stride * (last - first))
+                block = np.frombuffer(raw, dtype="<f4").reshape(-1, self.width)
+                parts.append(block if len(block) == len(run) else block[run - first])
+        return parts[-1] if len(parts) == 2 else np.concatenate(parts)
 
 
 def write_shard(
