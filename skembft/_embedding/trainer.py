@@ -132,7 +132,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             trainer.add_callback(trainer.watch)
             self._enter_layers(stack, trainer.args.bf16)
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
-                self._enter_forward(stack, directory, examples)
+                self._enter_forward(stack, examples)
             resume = self.run is not None and self.run.resume
             checkpoint = phase.newest() if phase and resume else None
             if checkpoint is None:
@@ -212,17 +212,13 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         if bf16 and not settings.activation_checkpointing:
             stack.enter_context(fast_dropout(self.model))
 
-    def _enter_forward(
-        self, stack: ExitStack, directory: str, examples: Examples
-    ) -> None:
+    def _enter_forward(self, stack: ExitStack, examples: Examples) -> None:
         settings = self.settings
         if isinstance(settings.trainable, Integral):
             layers = LayerStack.of(self.model, "trainable")
             n_top = int(settings.trainable)
             if n_top < len(layers.layers):
-                stack.enter_context(
-                    lower_layers_once(self.model, layers, n_top, directory)
-                )
+                stack.enter_context(lower_layers_once(self.model, layers, n_top))
                 # now, so that no rounding depends on where training was resumed
                 for role, texts in examples.distinct_texts():
                     self.encode(texts, role)

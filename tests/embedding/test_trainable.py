@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import tempfile
 import warnings
 
 import joblib
@@ -83,6 +84,46 @@ def test_frozen_layers_computed_once_train_the_same(no_dropout, pairs, monkeypat
     difference = once.transform(pairs[0]) - always.transform(pairs[0])
     assert np.abs(difference).max() < 1e-5
     assert changed(once, no_dropout) == changed(always, no_dropout)
+
+
+def test_frozen_layers_where_the_disk_is_full(bert_model, pairs, monkeypatch):
+    """They compute every batch anew, without dropout as before."""
+    resource = pytest.importorskip("resource")
+    files, make = [], tempfile.TemporaryFile
+    monkeypatch.setattr(
+        tempfile,
+        "TemporaryFile",
+        lambda *a, **k: files.append(make(*a, **k)) or files[-1],
+    )
+    options = {**OPTIONS, "trainable": 1}
+    plain = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
+    try:
+        with pytest.warns(UserWarning, match="File too large.*set the environment"):
+            full = EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    difference = full.transform(pairs[0]) - plain.transform(pairs[0])
+    assert np.abs(difference).max() < 1e-4
+    assert len(files) == 2 and all(file.closed for file in files)
+
+
+def test_a_kill_leaves_no_file_of_hidden_states(
+    bert_model, pairs, monkeypatch, tmp_path
+):
+    from skembft._embedding.hf_trainer import FinetuningTrainer
+
+    found, step = [], FinetuningTrainer.training_step
+
+    def looking(*args, **kwargs):
+        found.extend(path for path in tmp_path.rglob("*") if path.is_file())
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(FinetuningTrainer, "training_step", looking)
+    EmbeddingFinetuner(bert_model, trainable=1, **OPTIONS).fit(*pairs)
+    assert not found and not list(tmp_path.iterdir())
 
 
 def test_too_many_layers_and_none(bert_model, static_model, pairs):
@@ -481,7 +522,7 @@ def test_layers_that_give_tuples_are_left_out_too(pairs, tmp_path, bert_model):
     features = model.preprocess(pairs[1])
     rows = []
     stack.layers[0].register_forward_pre_hook(lambda _, x: rows.append(len(x[0])))
-    with torch.no_grad(), lower_layers_once(model, stack, 1, str(tmp_path)):
+    with torch.no_grad(), lower_layers_once(model, stack, 1):
         first, again = (model(dict(features))["sentence_embedding"] for _ in range(2))
         assert rows == [40, len(set(pairs[1]))]
         expected = model.__class__.forward(model, dict(features))

@@ -1,5 +1,7 @@
 """What frozen lower layers make of a text, computed once. Import it lazily."""
 
+import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -72,14 +74,15 @@ class _Insert(_Pass):
 
 @contextmanager
 def lower_layers_once(
-    model: nn.Module, stack: LayerStack, n_top: int, directory: str
+    model: nn.Module, stack: LayerStack, n_top: int
 ) -> Iterator[None]:
     """Compute what the frozen layers make of a text once, and keep it in a file.
 
     They are used without dropout. Models whose layers cannot be left out (the output
-    would differ) are used as they are.
+    would differ) are used as they are. Where the file cannot be written, the layers
+    compute every batch anew.
     """
-    keeper = _LowerLayers(model, stack, n_top, directory)
+    keeper = _LowerLayers(model, stack, n_top)
     try:
         with replaced_forward(model, keeper.forward):
             yield
@@ -88,9 +91,7 @@ def lower_layers_once(
 
 
 class _LowerLayers:
-    def __init__(
-        self, model: nn.Module, stack: LayerStack, n_top: int, directory: str
-    ) -> None:
+    def __init__(self, model: nn.Module, stack: LayerStack, n_top: int) -> None:
         self.model, self.stack = model, stack
         self.plain = model.forward
         self.full = stack.layers
@@ -101,8 +102,9 @@ class _LowerLayers:
         # of the same length as the whole list
         self.lower = nn.ModuleList([*frozen, _Capture(top[0]), *top[1:]])
         self.upper = nn.ModuleList([*self.passed, *top])
-        self.store = _HiddenStates(directory)
+        self.store = _HiddenStates()
         self.works = True
+        self.keeps = True  # until the file cannot be written
         self.checked = 0  # the width of the widest batch that was compared
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
@@ -113,9 +115,21 @@ class _LowerLayers:
         if width > self.checked:  # short texts may not tell, as within a window
             self.works, self.checked = self._check(features, **kwargs), width
             return self.forward(features, **kwargs)
-        return self._from_store(features, **kwargs)
+        return self._without_lower(features, **kwargs)
 
-    def _from_store(self, features: Features, **kwargs: Any) -> Features:
+    def _without_lower(self, features: Features, **kwargs: Any) -> Features:
+        hidden = self._stored(features, **kwargs) if self.keeps else None
+        if hidden is None:
+            rows = np.arange(len(features["attention_mask"]))
+            hidden = self._run_lower(features, rows, **kwargs)
+        self.insert.hidden = hidden
+        try:
+            return self._run(self.upper, features, **kwargs)
+        finally:
+            self.insert.hidden = None
+
+    def _stored(self, features: Features, **kwargs: Any) -> Tensor | None:
+        """What the frozen layers give, from the file; None where it has no room."""
         mask = features["attention_mask"].bool().cpu().numpy()
         ids = features["input_ids"].cpu().numpy()
         keys = [row[kept].tobytes() for row, kept in zip(ids, mask, strict=True)]
@@ -123,15 +137,26 @@ class _LowerLayers:
         if new:
             rows = np.array(list(new.values()))
             hidden = self._run_lower(features, rows, **kwargs).float().cpu().numpy()
-            for key, row, states in zip(new, rows, hidden, strict=True):
-                self.store.add(key, states[: mask[row].sum()])
-        self.insert.hidden = self.store.padded(keys, mask.shape[1]).to(
-            features["input_ids"].device
+            try:
+                for key, row, states in zip(new, rows, hidden, strict=True):
+                    self.store.add(key, states[: mask[row].sum()])
+            except OSError as error:
+                self._stop_keeping(error)
+                return None
+        states = self.store.padded(keys, mask.shape[1])
+        return states.to(features["input_ids"].device)
+
+    def _stop_keeping(self, error: OSError) -> None:
+        self.keeps = False
+        self.store.file.close()  # its room is free again
+        warnings.warn(
+            "What the frozen layers make of the texts cannot be kept in "
+            f"{tempfile.gettempdir()} ({error.strerror or error}): they compute it "
+            "anew in every epoch, slower, with the same result but for rounding. To "
+            "keep it, set the environment variable TMPDIR to a larger directory.",
+            UserWarning,
+            stacklevel=2,
         )
-        try:
-            return self._run(self.upper, features, **kwargs)
-        finally:
-            self.insert.hidden = None
 
     def _run_lower(self, features: Features, rows: Ints, **kwargs: Any) -> Tensor:
         n_rows = len(features["attention_mask"])
@@ -180,7 +205,7 @@ class _LowerLayers:
 
     def _gives(self, expected: Tensor, features: Features, **kwargs: Any) -> bool:
         try:
-            got = self._from_store(features, **kwargs)["sentence_embedding"]
+            got = self._without_lower(features, **kwargs)["sentence_embedding"]
         except _NOT_LEFT_OUT:
             return False
         return got.shape == expected.shape and bool(
@@ -189,10 +214,11 @@ class _LowerLayers:
 
 
 class _HiddenStates:
-    """Float32 arrays (length, width) by key, in one file."""
+    """Float32 arrays (length, width) by key, in a file that no kill leaves behind."""
 
-    def __init__(self, directory: str) -> None:
-        self.file = open(f"{directory}/hidden", "w+b")
+    def __init__(self) -> None:
+        # without a name, and unbuffered: a full disk is told when it is written to
+        self.file = tempfile.TemporaryFile(buffering=0)
         self.places: dict[bytes, tuple[int, tuple[int, ...]]] = {}
         self.size = 0
         self.mapped: np.memmap | None = None
@@ -201,7 +227,9 @@ class _HiddenStates:
         return key in self.places
 
     def add(self, key: bytes, states: Floats) -> None:
-        self.file.write(np.ascontiguousarray(states, dtype=np.float32).data)
+        rest = np.ascontiguousarray(states, dtype=np.float32).data.cast("B")
+        while rest:  # as much as there was room for is written before an error
+            rest = rest[self.file.write(rest) :]
         self.places[key] = (self.size, states.shape)
         self.size += states.size
         self.mapped = None
@@ -209,7 +237,6 @@ class _HiddenStates:
     def padded(self, keys: list[bytes], width: int) -> Tensor:
         """Tensor (len(keys), width, …) of some arrays, with zeros after each."""
         if self.mapped is None:
-            self.file.flush()
             self.mapped = np.memmap(self.file, np.float32, mode="r")
         _, (_, dim) = self.places[keys[0]]
         out = torch.zeros(len(keys), width, dim)
