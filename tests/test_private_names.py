@@ -37,6 +37,9 @@ OVERRIDDEN = {
     "_load_from_checkpoint": "transformers.trainer",
     "_save": "transformers.trainer",
     "_save_checkpoint": "transformers.trainer",
+    "_save_rng_state": "transformers.trainer",
+    "_load_rng_state": "transformers.trainer",
+    "_setup_devices": "transformers.training_args",
 }
 # what Python, or an interface that others implement, calls so
 PUBLIC = {"_getframe", "_aget_text_embeddings"}

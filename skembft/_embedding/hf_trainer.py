@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import (
@@ -27,7 +33,35 @@ from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Settings
 from skembft._models.code import reopened, save_with_code
 from skembft._models.lora import has_lora
-from skembft._models.random_state import let_others_in
+from skembft._models.random_state import (
+    let_others_in,
+    random_states,
+    set_random_states,
+)
+
+
+@dataclass
+class FinetuningArguments(SentenceTransformerTrainingArguments):
+    """Let one process train on the device of its model.
+
+    Transformers would start up the first GPU of the machine, train there, and leave it
+    as the current one; and with several it would multiply the batch size by them.
+    """
+
+    model_device: str = "cpu"  # "" of several processes, which accelerate places
+
+    @cached_property
+    def _setup_devices(self) -> torch.device:
+        if self.use_cpu or not self.model_device:
+            return super()._setup_devices
+        self.use_cpu = True  # until what is shared with accelerate is prepared
+        super()._setup_devices  # noqa: B018
+        self.use_cpu, self._n_gpu = False, 1
+        device = torch.device(self.model_device)
+        if device.type != "cpu":
+            assert self.distributed_state is not None
+            self.distributed_state.device = device
+        return device
 
 
 class FinetuningTrainer(SentenceTransformerTrainer):
@@ -35,6 +69,8 @@ class FinetuningTrainer(SentenceTransformerTrainer):
 
     It keeps training texts out of the model card, and the losses for the history.
     """
+
+    training_args_class = FinetuningArguments  # it makes default ones, too
 
     plan: Plan | None = None
     phase: Phase | None = None
@@ -103,6 +139,19 @@ class FinetuningTrainer(SentenceTransformerTrainer):
         with torch.no_grad():
             for name, tensor in weights.items():
                 tensor.copy_(saved[name])
+
+    # the trainer's own would start up a GPU of the machine for its random state
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        torch.save(random_states(self.args.device), self._rng_file(output_dir))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            states = torch.load(self._rng_file(checkpoint), weights_only=True)
+            set_random_states(states, self.args.device)
+
+    def _rng_file(self, checkpoint: str) -> Path:
+        return Path(checkpoint, f"random_state_{self.processes.rank}.pt")
 
     def _weights(self) -> dict[str, Tensor]:
         """What is trained of the model and of the loss, tensors by name."""

@@ -10,10 +10,7 @@ from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 from sentence_transformers.sentence_transformer.modules import Router
 from torch import Tensor, nn
@@ -24,7 +21,11 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._embedding.batches import Plan, may_conflict, plan_epochs
 from skembft._embedding.checkpoints import Phase, Run
 from skembft._embedding.examples import Examples
-from skembft._embedding.hf_trainer import FinetuningTrainer, Watch
+from skembft._embedding.hf_trainer import (
+    FinetuningArguments,
+    FinetuningTrainer,
+    Watch,
+)
 from skembft._embedding.losses import build
 from skembft._embedding.processes import Processes
 from skembft._embedding.speed.dropout import fast_dropout
@@ -39,6 +40,7 @@ from skembft._embedding.trainable import (
 )
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
+from skembft._models.devices import current
 from skembft._models.encoding import encode
 from skembft._models.loading import dimension_of
 from skembft._models.precision import resolve_precision
@@ -115,6 +117,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             self._restore(self.untouched)
         self.begin()
         with seeded_rng(self.seed), ExitStack() as stack:
+            stack.enter_context(current(self.model.device))
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             stack.callback(
                 leave_as_it_was, self.model, settings.activation_checkpointing
@@ -225,9 +228,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         if settings.sort_by_length and not settings.torch_compile:
             stack.enter_context(length_sorted(self.model))
 
-    def _arguments(
-        self, directory: Path, examples: Examples
-    ) -> SentenceTransformerTrainingArguments:
+    def _arguments(self, directory: Path, examples: Examples) -> FinetuningArguments:
         settings = self.settings
         device = self.model.device
         prompts = {
@@ -242,7 +243,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             rates = layer_rates(
                 self.model, settings.learning_rate, settings.layer_decay
             )
-        arguments = SentenceTransformerTrainingArguments(
+        return FinetuningArguments(
             output_dir=str(directory),
             per_device_train_batch_size=settings.batch_size,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -254,6 +255,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             prompts=prompts if any(prompts.values()) else None,
             router_mapping=routes,
             use_cpu=device.type == "cpu",
+            model_device=str(device) if self.processes.count == 1 else "",
             bf16=resolve_precision(settings.precision, device) == "bf16",
             activation_checkpointing=settings.activation_checkpointing,
             torch_compile=settings.torch_compile,
@@ -263,9 +265,6 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             report_to="none",
             disable_tqdm=True,
         )
-        # one process trains on one device: DataParallel would multiply the batch size
-        arguments._n_gpu = min(arguments.n_gpu, 1)
-        return arguments
 
     def vectors(self, texts: TextData) -> tuple[Vectors, Vectors]:
         """Vectors of the distinct queries and documents by the model as it is."""

@@ -21,6 +21,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+from skembft._models.devices import is_available
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.lengths import set_max_seq_length
 from skembft._models.lora import has_lora, merge_lora, transformer_of
@@ -214,14 +215,6 @@ def _loaded_key(options: ModelOptions, files: ModelFiles | None) -> _Key:
             backend=options.backend, trust_remote_code=options.trust_remote_code
         ),
     )
-
-
-def is_available(device: str | torch.device | None) -> bool:
-    """Whether torch can compute on a device of this machine; None always is."""
-    try:
-        return device is None or torch.empty(0, device=device) is not None
-    except (RuntimeError, AssertionError):  # what torch raises without CUDA
-        return False
 
 
 def load_model(

@@ -4,9 +4,12 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+_GPUS: tuple[Any, ...] = (torch.cuda, torch.xpu)
 
 
 class _Turns:
@@ -75,14 +78,41 @@ def seeded_rng(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _restored_rng() -> Iterator[None]:
-    python, torch_cpu = random.getstate(), torch.get_rng_state()
-    legacy = np.random.get_state()  # noqa: NPY002 (what others may have seeded)
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    """Restore the random states that there are; no GPU is started up for its own."""
+    states, seed = random_states(), torch.initial_seed()
+    started = [kind for kind in _GPUS if kind.is_initialized()]
+    of_gpus = [kind.get_rng_state_all() for kind in started]
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_rng_state(torch_cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
+        set_random_states(states)
+        for kind, state in zip(started, of_gpus, strict=True):
+            kind.set_rng_state_all(state)
+        for kind in _GPUS:
+            if kind not in started:  # torch seeds one with what the CPU was seeded with
+                kind.manual_seed_all(seed)
+
+
+def random_states(device: torch.device | None = None) -> dict[str, Any]:
+    """The global random states of python, numpy and torch, and that of a device."""
+    numpy: Any = np.random.get_state()  # noqa: NPY002 (others may have seeded it)
+    kind, keys, *rest = numpy
+    states = {
+        "python": random.getstate(),
+        "numpy": (kind, keys.tolist(), *rest),
+        "torch": torch.get_rng_state(),
+    }
+    if device is not None and device.type != "cpu":
+        states["device"] = torch.get_device_module(device).get_rng_state()
+    return states
+
+
+def set_random_states(
+    states: dict[str, Any], device: torch.device | None = None
+) -> None:
+    """Go on with what `random_states` gave."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if device is not None and "device" in states:
+        torch.get_device_module(device).set_rng_state(states["device"])

@@ -1,0 +1,19 @@
+"""Where torch computes. Imports torch: import it lazily."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def is_available(device: str | torch.device | None) -> bool:
+    """Whether torch can compute on a device of this machine; None always is."""
+    try:
+        return device is None or torch.empty(0, device=device) is not None
+    except (RuntimeError, AssertionError):  # what torch raises without CUDA
+        return False
+
+
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """Let a GPU be the current one of its kind, which "cuda" means, until the end."""
+    set_device = getattr(torch.get_device_module(device), "device", None)
+    return nullcontext() if set_device is None else set_device(device)

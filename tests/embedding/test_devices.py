@@ -1,0 +1,74 @@
+"""Where a fit computes, shown without a GPU: by a CUDA that must not be started up."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from sentence_transformers import SentenceTransformerTrainingArguments
+
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    EmbeddingFinetuner,
+    SentenceEncoder,
+)
+from skembft._embedding.hf_trainer import FinetuningArguments
+from skembft._models.random_state import isolated_rng
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What starts CUDA up, on a machine that says it has two GPUs."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: calls.append("init"))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda d: calls.append(str(d)))
+    return calls
+
+
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_the_device_that_trains(tmp_path, started, device):
+    theirs = SentenceTransformerTrainingArguments(str(tmp_path))
+    assert str(theirs.device) == "cuda:0" and started == ["cuda:0"]
+    started.clear()
+    ours = FinetuningArguments(str(tmp_path), model_device=device)
+    assert str(ours.device) == str(Accelerator().device) == device
+    assert ours.n_gpu == 1 and not started
+
+
+def test_nothing_starts_cuda_up_for_a_cpu(
+    bert_model, static_model, pairs, started, tmp_path
+):
+    """A context takes memory of a GPU that others use, and forbids to fork."""
+    finetuner = EmbeddingFinetuner(
+        bert_model,
+        epochs=1,
+        precision="auto",
+        model_output_path=tmp_path,
+        save_checkpoints=True,
+        checkpoint_save_steps=2,
+        random_state=0,
+        device="cpu",
+    ).fit(*pairs)
+    finetuner.set_params(resume_from_checkpoint=True).fit(*pairs)
+    encoder = SentenceEncoder(static_model, device="cpu", precision="auto")
+    for frozen in (AdapterFinetuner(encoder), CorpusFinetuner(encoder)):
+        frozen.fit(*pairs, X_val=pairs[0], y_val=pairs[1]).score(*pairs)
+    assert not started
+
+
+def test_random_states_of_gpus_that_are_started_up(started, monkeypatch):
+    """And only of those: what starts within has the state that it would have had."""
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(5)
+    with isolated_rng():
+        torch.manual_seed(7)
+    assert seeds == [5, 7, 5] and not started
+    state = [torch.arange(3)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", state.copy)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", lambda s: state.append(s))
+    with isolated_rng():
+        pass
+    assert state[1] == state[:1] and len(seeds) == 3
