@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
+import torch
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
 from skembft._data.weights import draw_by_weight
@@ -75,7 +76,7 @@ def plan_epochs(
         if dealer is not None:
             batches = dealer.deal(rows, rng)
         else:
-            order = rng.permutation(rows)
+            order = rows[_trainer_order(len(rows), seed + epoch)]
             batches = np.split(order, range(batch_size, len(order), batch_size))
         even = [rows[: len(rows) // multiple_of * multiple_of] for rows in batches]
         epochs.append([rows for rows in even if len(rows)])
@@ -88,6 +89,12 @@ def plan_epochs(
     for batches in epochs:
         _lengthen(batches, n_batches, multiple_of)
     return epochs
+
+
+def _trainer_order(n: int, seed: int) -> Ints:
+    """The order in which the trainer of one process takes rows in an epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(n, generator=generator).numpy()
 
 
 def _lengthen(batches: list[Ints], n_batches: int, multiple_of: int) -> None:

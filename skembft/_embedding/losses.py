@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import all_gather
+from sklearn.utils._param_validation import InvalidParameterError
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
@@ -82,7 +84,10 @@ def _with_columns(
         # a Matryoshka2dLoss holds a MatryoshkaLoss, which holds the loss
         holder = loss.loss if name == "matryoshka2d" else loss
         holder.loss, spec = _with_columns(holder.loss, model, (*wrappers, name))
-    elif spec.needs == "classes":
+        return loss, spec
+    if is_distributed():
+        _share_batch(loss, spec)
+    if spec.needs == "classes":
         loss = AllColumns(model, loss)
     elif spec.needs == "targets" and wrappers and model.truncate_dim is not None:
         raise ValueError(
@@ -192,6 +197,9 @@ def halved_dims(dim: int) -> list[int]:
     return dims
 
 
+# ---- several processes
+
+
 def is_distributed() -> bool:
     """Whether several processes train together."""
     distributed = torch.distributed
@@ -200,6 +208,48 @@ def is_distributed() -> bool:
         and distributed.is_initialized()
         and distributed.get_world_size() > 1
     )
+
+
+def _share_batch(loss: Any, spec: LossSpec) -> None:
+    """Let a loss see the whole batch, of which each process has a share."""
+    if spec.one_process:
+        raise InvalidParameterError(
+            f"loss={spec.name!r} is trained by one process only: several would train "
+            "other models than one. Start the script without torchrun or accelerate, "
+            "or use another loss."
+        )
+    for argument, value in spec.shared_with.items():
+        if getattr(loss, argument) != value:
+            raise InvalidParameterError(
+                f"loss={spec.name!r} has {argument}={getattr(loss, argument)!r}, with "
+                "which several processes train another model than one: set it to "
+                f"{value!r}, or start the script without torchrun or accelerate."
+            )
+    if not spec.shared_with:
+        _gather(loss)
+
+
+def _gather(loss: Any) -> None:
+    """Give a loss the vectors and labels of all processes, the same in each."""
+    if hasattr(loss, "calculate_loss"):  # of the vectors of portions
+        of_portions = loss.calculate_loss
+        loss.calculate_loss = lambda columns, *args, **options: of_portions(
+            [[_of_all(torch.cat(portions))] for portions in columns], *args, **options
+        )
+    else:
+        of_vectors = loss.compute_loss_from_embeddings
+        loss.compute_loss_from_embeddings = lambda *args: of_vectors(
+            *map(_of_all, args)
+        )
+
+
+def _of_all(rows: Any) -> Any:
+    """The rows of all processes, of a tensor or of each of a list."""
+    if isinstance(rows, list):
+        return [_of_all(column) for column in rows]
+    if rows is None:  # labels that a loss does without
+        return None
+    return all_gather(rows, with_grad=rows.requires_grad)
 
 
 @contextmanager

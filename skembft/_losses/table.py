@@ -53,6 +53,13 @@ class LossSpec:
         Whether it needs the model itself, so that embeddings are not enough.
     wrapped_by : tuple of str
         Losses that can wrap it.
+    one_process : bool
+        Whether several processes are refused, as they would not train the model of one:
+        it computes with the texts of a batch, or has weights of its own, which the
+        trainer of several leaves alone.
+    shared_with : dict
+        Arguments with which it looks at the batches of all processes by itself; where
+        there are none, it is given the vectors of all.
     defaults : dict
         Arguments whose default differs from the library's, with the reason.
     alias : tuple of (str, dict) or None
@@ -69,6 +76,8 @@ class LossSpec:
     compares_rows: bool = False
     whole_model: bool = False
     wrapped_by: tuple[str, ...] = _WRAPPERS
+    one_process: bool = False
+    shared_with: Params = field(default_factory=dict)
     defaults: Params = field(default_factory=dict)
     alias: tuple[str, Params] | None = None
 
@@ -151,6 +160,10 @@ class _Wrapping(TypedDict):
     wrapped_by: tuple[str, ...]
 
 
+class _Sharing(TypedDict):
+    shared_with: Params
+
+
 class _OfClasses(TypedDict):
     needs: Needs
     compares_rows: bool
@@ -164,29 +177,40 @@ _SYMMETRIC: Params = {
 }
 # its gradients come from a hook, when a wrapper has put the model's layers back
 _CACHED: _Wrapping = {"whole_model": True, "wrapped_by": ("matryoshka",)}
+_SHARED: _Sharing = {"shared_with": {"gather_across_devices": True}}
+# it compares the queries of its own process only
+_GUIDED: _Sharing = {
+    "shared_with": {"gather_across_devices": True, "contrast_anchors": False}
+}
 # has a second model, a head or a decoder of the model's own width
 _UNWRAPPED: _Wrapping = {"whole_model": True, "wrapped_by": ()}
 _OF_CLASSES: _OfClasses = {"needs": "classes", "compares_rows": True}
 LOSSES = {
-    "multiple_negatives_ranking": LossSpec("MultipleNegativesRankingLoss", "positives"),
+    "multiple_negatives_ranking": LossSpec(
+        "MultipleNegativesRankingLoss", "positives", **_SHARED
+    ),
     "multiple_negatives_symmetric_ranking": LossSpec(
         "MultipleNegativesSymmetricRankingLoss",
         "positives",
         alias=("MultipleNegativesRankingLoss", _SYMMETRIC),
+        **_SHARED,
     ),
     "cached_multiple_negatives_ranking": LossSpec(
-        "CachedMultipleNegativesRankingLoss", "positives", **_CACHED
+        "CachedMultipleNegativesRankingLoss", "positives", **_CACHED, **_SHARED
     ),
     "cached_multiple_negatives_symmetric_ranking": LossSpec(
         "CachedMultipleNegativesSymmetricRankingLoss",
         "positives",
         alias=("CachedMultipleNegativesRankingLoss", _SYMMETRIC),
         **_CACHED,
+        **_SHARED,
     ),
     "gist_embed": LossSpec(
-        "GISTEmbedLoss", "positives", max_negatives=1, whole_model=True
+        "GISTEmbedLoss", "positives", max_negatives=1, whole_model=True, **_GUIDED
     ),
-    "cached_gist_embed": LossSpec("CachedGISTEmbedLoss", "positives", **_CACHED),
+    "cached_gist_embed": LossSpec(
+        "CachedGISTEmbedLoss", "positives", **_CACHED, **_GUIDED
+    ),
     "mega_batch_margin": LossSpec(
         "MegaBatchMarginLoss",
         "positives",
@@ -209,9 +233,14 @@ LOSSES = {
         labels_differ=True,
         whole_model=True,
         wrapped_by=("adaptive_layer",),
+        one_process=True,
     ),
     "contrastive_tension": LossSpec(
-        "ContrastiveTensionLoss", "labels", binary=True, **_UNWRAPPED
+        "ContrastiveTensionLoss",
+        "labels",
+        binary=True,
+        one_process=True,
+        **_UNWRAPPED,
     ),
     "margin_mse": LossSpec("MarginMSELoss", "scores"),
     "distill_kl_div": LossSpec("DistillKLDivLoss", "scores"),
@@ -240,10 +269,11 @@ LOSSES = {
         "ContrastiveTensionLossInBatchNegatives",
         "texts",
         compares_rows=True,
+        one_process=True,
         **_UNWRAPPED,
     ),
     "denoising_auto_encoder": LossSpec(
-        "DenoisingAutoEncoderLoss", "damaged", **_UNWRAPPED
+        "DenoisingAutoEncoderLoss", "damaged", one_process=True, **_UNWRAPPED
     ),
     "matryoshka": LossSpec(
         "MatryoshkaLoss", "loss", whole_model=True, wrapped_by=("adaptive_layer",)

@@ -13,23 +13,47 @@ from sentence_transformers import SentenceTransformer
 from skembft import EmbeddingFinetuner
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
-
-
-def torchrun(folder, options, error=False, **data):
-    """Reports of both processes."""
-    folder.mkdir()
-    request = {"options": options, "data": data, "error": error}
-    (folder / "request.json").write_text(json.dumps(request))
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", SCRIPT, folder / "request.json", folder),
-        ],
-        check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        timeout=240,
-    )
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+OPTIONS = {
+    "batch_size": 8,
+    "epochs": 1,
+    "learning_rate": 1e-3,
+    "random_state": 0,
+    "device": "cpu",
+}
+# of every way in which processes share a batch, alone and wrapped
+LOSSES = {
+    "negatives": {
+        "loss_params": {"directions": ["query_to_doc", "doc_to_query", "doc_to_doc"]}
+    },
+    "portions of negatives": {
+        "loss": "cached_multiple_negatives_ranking",
+        "loss_params": {"mini_batch_num_tokens": 12},
+    },
+    "guide": {
+        "loss": "gist_embed",
+        # colder, gradients vanish, and the optimizer magnifies rounding
+        "loss_params": {"contrast_anchors": False, "temperature": 0.1},
+    },
+    "batch": {"loss": "global_orthogonal_regularization"},
+    "classes": {"loss": "batch_hard_triplet"},
+    "labels": {"loss": "cosent", "gradient_accumulation_steps": 2},
+    "sums": {"loss": "contrastive", "loss_params": {"size_average": False}},
+    "targets": {"loss": "embed_distill"},
+    "portions": {
+        "loss": "mega_batch_margin",
+        "loss_params": {"mini_batch_num_tokens": 12},
+    },
+    "wrapped portions": {
+        "loss": "matryoshka",
+        "loss_params": {"loss": "mega_batch_margin"},
+    },
+    "wrapped labels": {"loss": "matryoshka2d", "loss_params": {"loss": "cosent"}},
+    "top layer": {"trainable": 1, "loss": "triplet", "negatives": "hard"},
+}
+REFUSED = {
+    "shares": ({"batch_size": 9}, "cannot be shared by 2 processes"),
+    "softmax": ({"loss": "softmax"}, "'softmax' is trained by one process only"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,42 +66,81 @@ def no_dropout(bert_model, tmp_path_factory):
     return path
 
 
-def test_two_processes_train_as_one(no_dropout, pairs, tmp_path):
-    """Repeated documents, so that batches are planned; negatives are gathered."""
-    options = {
-        "model_id": no_dropout,
-        "batch_size": 8,
-        "epochs": 2,
-        "learning_rate": 1e-3,
-        "evaluation_steps": 3,
-        "random_state": 0,
-        "device": "cpu",
-    }
-    output = {
-        "model_output_path": str(tmp_path / "model"),
-        "save_checkpoints": True,
-        "checkpoint_save_steps": 4,
-    }
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    return tmp_path_factory.mktemp("output")
+
+
+@pytest.fixture(scope="module")
+def fits(no_dropout, pairs, output):
+    """Options and data of fits by name; "written" is resumed at its end."""
+    options = {"model_id": no_dropout, **OPTIONS}
+    plain = {"X": pairs[0], "y": pairs[1]}
+    # repeated documents, so that batches are planned
     data = {"X": pairs[0], "y": [*pairs[1][:20], *pairs[1][:20]]}
     data = {**data, "X_val": pairs[0][:20], "y_val": pairs[1][:20]}
-    first, second = torchrun(tmp_path / "out", {**options, **output}, **data)
-    assert first == second
-    alone = EmbeddingFinetuner(**options).fit(**data)
-    assert np.abs(alone.transform(pairs[0]) - np.array(first["vectors"])).max() < 1e-5
-    assert [h["step"] for h in first["history"]] == [0, 3, 6, 9, 10]
-    for ours, theirs in zip(alone.history_, first["history"], strict=True):
-        assert ours["ndcg@10"] == pytest.approx(theirs["ndcg@10"], abs=1e-9)
-        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    written = SentenceTransformer(str(tmp_path / "model"), device="cpu")
-    vectors = written.encode_query(pairs[0])
-    assert np.abs(vectors - np.array(first["vectors"])).max() < 1e-6
-    # resumed by both from what one has written, which this process can read too
-    resumed = {**options, **output, "resume_from_checkpoint": True}
-    again = torchrun(tmp_path / "again", resumed, **data)
-    assert again == [first, second]
+    written = {**options, "epochs": 2, "evaluation_steps": 3}
+    written |= {"model_output_path": str(output / "model")}
+    written |= {"save_checkpoints": True, "checkpoint_save_steps": 4}
+    others = LOSSES | {name: extra for name, (extra, _) in REFUSED.items()}
+    return {
+        "written": {"options": written, "data": data},
+        "resumed": {
+            "options": {**written, "resume_from_checkpoint": True},
+            "data": data,
+        },
+        **{
+            name: {"options": {**options, **extra}, "data": plain}
+            for name, extra in others.items()
+        },
+    }
 
 
-def test_errors_reach_every_process(no_dropout, pairs, tmp_path):
-    options = {"model_id": no_dropout, "batch_size": 9, "device": "cpu"}
-    reports = torchrun(tmp_path / "out", options, error=True, X=pairs[0], y=pairs[1])
-    assert all("cannot be shared by 2 processes" in r["error"] for r in reports)
+@pytest.fixture(scope="module")
+def reports(fits, output):
+    """Of each process; starting them takes longer than all fits."""
+    (output / "fits.json").write_text(json.dumps(fits))
+    subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", SCRIPT, output / "fits.json", output),
+        ],
+        check=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        timeout=240,
+    )
+    return [json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def assert_same_model(fit, report, tolerance=1e-5):
+    alone = EmbeddingFinetuner(**fit["options"]).fit(**fit["data"])
+    vectors = alone.transform(fit["data"]["X"])
+    assert np.abs(vectors - np.array(report["vectors"])).max() < tolerance
+    for ours, theirs in zip(alone.history_, report["history"], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=tolerance)
+        assert ours.get("ndcg@10") == pytest.approx(theirs.get("ndcg@10"), abs=1e-9)
+
+
+def test_two_processes_train_as_one(fits, reports, output):
+    first, second = reports
+    assert first["written"] == second["written"] == first["resumed"]
+    assert [h["step"] for h in first["written"]["history"]] == [0, 3, 6, 9, 10]
+    options = {**fits["written"]["options"], "save_checkpoints": False}
+    options["model_output_path"] = None
+    assert_same_model({**fits["written"], "options": options}, first["written"])
+    written = SentenceTransformer(str(output / "model"), device="cpu")
+    vectors = written.encode_query(fits["written"]["data"]["X"])
+    assert np.abs(vectors - np.array(first["written"]["vectors"])).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_any_loss_sees_the_batch_of_all_processes(fits, reports, name):
+    first, second = reports
+    assert first[name] == second[name]
+    assert_same_model(fits[name], first[name])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_errors_reach_every_process(reports, name):
+    for report in reports:
+        assert REFUSED[name][1] in report[name]["error"]

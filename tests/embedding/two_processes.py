@@ -1,4 +1,4 @@
-"""Fits in every process of torchrun; rank by rank a report is written."""
+"""Fits in every process of torchrun, one after the other; a report of each rank."""
 
 import json
 import os
@@ -8,26 +8,26 @@ from skembft import EmbeddingFinetuner
 from skembft._models.loading import hash_weights
 
 
+def fit(options, data):
+    finetuner = EmbeddingFinetuner(**options)
+    try:
+        finetuner.fit(**data)
+    except ValueError as error:
+        return {"error": str(error)}
+    return {
+        "weights": hash_weights(finetuner.model_),
+        "history": finetuner.history_,
+        "vectors": finetuner.transform(data["X"]).tolist(),
+    }
+
+
 def main(request, folder):
     with open(request, encoding="utf-8") as file:
-        request = json.load(file)
-    finetuner = EmbeddingFinetuner(**request["options"])
-    if request["error"]:
-        try:
-            finetuner.fit(**request["data"])
-        except ValueError as error:
-            report = {"error": str(error)}
-    else:
-        finetuner.fit(**request["data"])
-        vectors = finetuner.transform(request["data"]["X"])
-        report = {
-            "weights": hash_weights(finetuner.model_),
-            "history": finetuner.history_,
-            "vectors": vectors.tolist(),
-        }
+        fits = json.load(file)
+    reports = {name: fit(**arguments) for name, arguments in fits.items()}
     rank = os.environ["RANK"]
     with open(os.path.join(folder, f"{rank}.json"), "w", encoding="utf-8") as file:
-        json.dump(report, file)
+        json.dump(reports, file)
 
 
 if __name__ == "__main__":

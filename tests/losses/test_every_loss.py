@@ -36,10 +36,25 @@ def test_every_loss_of_the_library_is_registered():
 
 
 def test_the_guide_lists_every_loss():
+    """And how several processes train it."""
     page = Path(__file__).parents[2] / "docs" / "full_finetuning.md"
     section = page.read_text().split("\n## Losses\n")[1].split("\n## ")[0]
-    cells = re.findall(r'^\| ("[^|]+) \|', section, flags=re.M)
-    assert sorted(re.findall(r'"(\w+)"', " ".join(cells))) == sorted(LOSSES)
+    rows = re.findall(r'^\| ("[^|]+) \|.* \| ([^|]+) \|$', section, flags=re.M)
+    processes = {
+        name: cell for names, cell in rows for name in re.findall(r'"(\w+)"', names)
+    }
+    assert sum(names.count('"') for names, _ in rows) == 2 * len(processes)
+    assert processes == {name: in_several(spec) for name, spec in LOSSES.items()}
+
+
+def in_several(spec):
+    """What the guide says of several processes."""
+    if spec.needs == "loss":
+        return "as that loss"
+    if spec.one_process:
+        return "refused"
+    wanted = {k: v for k, v in spec.shared_with.items() if k != "gather_across_devices"}
+    return "".join(f"with `{k}={v}`" for k, v in wanted.items()) or "as one"
 
 
 @every_loss

@@ -7,9 +7,10 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer import losses
+from sklearn.utils._param_validation import InvalidParameterError
 
 from tests.embedding.bare_trainer import assert_equal_weights
-from tests.losses.training import N, documents, finetuner, first_loss, tuples
+from tests.losses.training import N, documents, finetuner, first_loss, mnrl, tuples
 
 # of small batches, whose documents conflict
 pytestmark = pytest.mark.filterwarnings("ignore:Documents, or relevant ones")
@@ -209,9 +210,34 @@ def test_negatives_of_all_processes_where_several_train(bert_model, monkeypatch)
         assert spec.in_batch
         return loss
 
-    for loss in ("multiple_negatives_ranking", "cached_gist_embed"):
+    for loss in ("multiple_negatives_ranking", "cached_multiple_negatives_ranking"):
         assert gathers(2, loss=loss).gather_across_devices
         assert not gathers(1, loss=loss).gather_across_devices
-        refused = {"gather_across_devices": False}
-        assert not gathers(2, loss=loss, loss_params=refused).gather_across_devices
     assert gathers(2, loss="matryoshka").loss.gather_across_devices
+
+
+@pytest.mark.parametrize(
+    ("loss", "params", "message"),
+    [
+        ("softmax", None, "'softmax' is trained by one process only"),
+        (losses.ContrastiveTensionLoss, None, "by one process only"),
+        ("contrastive_tension_in_batch_negatives", None, "by one process only"),
+        ("denoising_auto_encoder", None, "by one process only"),
+        ("adaptive_layer", {"loss": "softmax"}, "'softmax' is trained by one process"),
+        ("gist_embed", None, "contrast_anchors=True.*: set it to False"),
+        ("cached_gist_embed", {"contrast_anchors": True}, "contrast_anchors=True"),
+        (mnrl, None, "gather_across_devices=False.*: set it to True"),
+        (
+            "matryoshka",
+            {"loss_params": {"gather_across_devices": False}},
+            "gather_across_devices=False",
+        ),
+    ],
+)
+def test_losses_that_several_processes_cannot_share(
+    bert_model, texts, monkeypatch, loss, params, message
+):
+    monkeypatch.setattr("skembft._embedding.losses.is_distributed", lambda: True)
+    model = finetuner(bert_model, loss, loss_params=params)
+    with pytest.raises(InvalidParameterError, match=message):
+        model.fit(*documents(*texts))
