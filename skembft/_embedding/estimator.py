@@ -148,6 +148,12 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         Arguments of `SentenceTransformer`: "revision" of a name on the hub, "token",
         "model_kwargs" (such as {"dtype": "bfloat16"} or "attn_implementation"),
         "processor_kwargs", "config_kwargs". The token is not shown, pickled or saved.
+    trainer_params : dict, default=None
+        Arguments of `SentenceTransformerTrainingArguments` that have no argument here,
+        such as ``{"lr_scheduler_type": "cosine", "max_grad_norm": 0.5}``, "optim",
+        "adam_beta1", "max_steps" (which then counts instead of `epochs`), "fp16" or
+        "report_to"; and "callbacks", a list of transformers' classes of callbacks, or
+        of functions that make one. What the fit sets itself is an error that says how.
     model_output_path : path, default=None
         Directory for the fine-tuned model, in Sentence Transformers' format, and for
         its checkpoints. In a search only the refitted best model is written. Files that
@@ -233,6 +239,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         "activation_checkpointing": ["boolean"],
         "torch_compile": ["boolean"],
         "sort_by_length": ["boolean"],
+        "trainer_params": [dict, None],
         "model_output_path": [str, os.PathLike, None],
         "save_checkpoints": ["boolean"],
         "checkpoint_save_steps": [Interval(Integral, 1, None, closed="left")],
@@ -275,6 +282,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         truncate_dim: int | None = None,
         trust_remote_code: bool = False,
         model_params: Params | None = None,
+        trainer_params: Params | None = None,
         model_output_path: Path | None = None,
         save_checkpoints: bool = False,
         checkpoint_save_steps: int = 500,
@@ -315,6 +323,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         self.truncate_dim = truncate_dim
         self.trust_remote_code = trust_remote_code
         self.model_params = model_params
+        self.trainer_params = trainer_params
         self.model_output_path = model_output_path
         self.save_checkpoints = save_checkpoints
         self.checkpoint_save_steps = checkpoint_save_steps
@@ -359,6 +368,10 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
                 f"{self.trainable!r}."
             )
         check_output(self)
+        if self.trainer_params:
+            from skembft._embedding.trainer_params import check_trainer_params
+
+            check_trainer_params(self)
 
     def _open(
         self,

@@ -23,12 +23,14 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.trainer_utils import IntervalStrategy
 
 from skembft._embedding.batches import Plan, PlannedBatches
 from skembft._embedding.checkpoints import Phase
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainable import trained_state
 from skembft._finetuner.epochs import EpochTasks
+from skembft._finetuner.history import Entry
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Settings
 from skembft._models.code import reopened, save_with_code
@@ -77,6 +79,7 @@ class FinetuningTrainer(SentenceTransformerTrainer):
     watch: Watch
     processes: Processes
     steps_per_epoch: int
+    most_steps: int
 
     def add_model_card_callback(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the callback would copy training texts into the model."""
@@ -103,9 +106,24 @@ class FinetuningTrainer(SentenceTransformerTrainer):
             self.train_dataset, self.args.train_batch_size, dataset_kind="train"
         )
 
+    def report(self, entry: Entry) -> None:
+        """Tell callbacks and trackers of an evaluation, as the trainer's own would."""
+        others = ("step", "epoch", "loss")
+        metrics = {f"eval_{k}": v for k, v in entry.items() if k not in others}
+        if not metrics:
+            return
+        if self.args.logging_strategy != IntervalStrategy.NO:
+            should_log = self.control.should_log  # of the training loss, afterwards
+            self.log(dict(metrics))
+            self.control.should_log = should_log
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+
     # ---- checkpoints
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.watch.end_if_asked(self.state, self.control)
         super()._save_checkpoint(model, trial)
         progress = self.watch.progress()
         self.processes.wait()
@@ -174,7 +192,7 @@ class FinetuningTrainer(SentenceTransformerTrainer):
             self.train(resume_from_checkpoint=str(checkpoint))
 
 
-class _Trainer(Protocol):
+class _ModelTrainer(Protocol):
     settings: Settings
     model: SentenceTransformer
     processes: Processes
@@ -186,15 +204,17 @@ class Watch(TrainerCallback):
 
     def __init__(
         self,
-        trainer: _Trainer,
+        trainer: _ModelTrainer,
         monitor: Monitor,
-        steps_per_epoch: int,
+        running: FinetuningTrainer,
         epochs: float,
     ) -> None:
         self.trainer, self.monitor = trainer, monitor
-        epochs_apart = steps_per_epoch * monitor.apart
+        self.report = running.report
+        epochs_apart = running.steps_per_epoch * monitor.apart
         self.every = trainer.settings.evaluation_steps or epochs_apart
-        self.last_step = max(1, round(epochs * steps_per_epoch))
+        steps = min(epochs * running.steps_per_epoch, running.most_steps)
+        self.last_step = max(1, round(steps))
         self.losses: list[Tensor] = []
         self.stopped = False
 
@@ -214,6 +234,16 @@ class Watch(TrainerCallback):
         self.losses = [torch.tensor(x, device=device) for x in progress["losses"]]
         self.stopped = progress["stopped"]
         self.monitor.restore(progress["monitor"], best_state)
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        if state.global_step == 0:  # the untouched model
+            self.report(self.monitor.history[0])
 
     def on_epoch_begin(
         self,
@@ -235,10 +265,11 @@ class Watch(TrainerCallback):
         control: TrainerControl,
         **kwargs: Any,
     ) -> None:
-        last = state.global_step >= self.last_step
-        if last or state.global_step % self.every == 0:
+        if state.global_step % self.every == 0:
             self._evaluate(state)
-        self._stop(control, self.stopped or last)
+        if state.global_step >= self.last_step:
+            self.stopped = True
+        self.end_if_asked(state, control)
         let_others_in()
 
     def on_epoch_end(
@@ -250,8 +281,26 @@ class Watch(TrainerCallback):
     ) -> None:
         # asked in every process, and clocks may differ
         if self.trainer.processes.agree(self.trainer.tasks.end()):
+            control.should_training_stop = True
+        if control.should_training_stop and not self.stopped:
+            # a checkpoint of this step would go on
+            control.should_save = self.trainer.settings.save_checkpoints
+        self.end_if_asked(state, control)
+
+    def on_train_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        self._evaluate(state)  # where a callback has cut the last epoch short
+
+    def end_if_asked(self, state: TrainerState, control: TrainerControl) -> None:
+        """Evaluate the last step, whoever has asked to stop, and stop."""
+        if self.stopped or control.should_training_stop:
             self._evaluate(state)
-            self._stop(control, True)
+            self.stopped = control.should_training_stop = True
 
     def _evaluate(self, state: TrainerState) -> None:
         if self.losses:  # nothing to say twice of the same step
@@ -259,7 +308,4 @@ class Watch(TrainerCallback):
             self.losses.clear()
             if self.monitor.update(state.global_step, state.epoch, loss):
                 self.stopped = True
-
-    def _stop(self, control: TrainerControl, stop: bool) -> None:
-        if stop:
-            self.stopped = control.should_training_stop = True
+            self.report(self.monitor.history[-1])

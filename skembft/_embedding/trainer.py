@@ -38,6 +38,7 @@ from skembft._embedding.trainable import (
     layer_rates,
     trained_state,
 )
+from skembft._embedding.trainer_params import make_callbacks, trainer_arguments
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._models.devices import current
@@ -107,6 +108,11 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             choose_weights(model, estimator.trainable, estimator.trainable_params)
         self.untouched = self.snapshot() if estimator.refit else None
 
+    @property
+    def epochs(self) -> float:
+        counts_steps = (self.settings.trainer_params or {}).get("max_steps", -1) > 0
+        return math.inf if counts_steps else super().epochs
+
     def prepare(self, data: RetrievalData) -> TextData:
         return TextData(data)
 
@@ -131,7 +137,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
                 loss, examples, directory if phase is None else phase.directory
             )
             trainer.phase = phase
-            trainer.watch = Watch(self, monitor, trainer.steps_per_epoch, epochs)
+            trainer.watch = Watch(self, monitor, trainer, epochs)
             trainer.add_callback(trainer.watch)
             self._enter_layers(stack, trainer.args.bf16)
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
@@ -156,16 +162,21 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             args=self._arguments(directory, examples),
             train_dataset=examples.dataset(),
             loss=loss,
+            callbacks=make_callbacks(settings.trainer_params),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.processes = self.processes
-        trainer.plan = plan = self._plan(examples)
-        n_batches = math.ceil(len(examples) / settings.batch_size)
-        n_batches = n_batches if plan is None else len(plan[0])
-        steps = math.ceil(n_batches / settings.gradient_accumulation_steps)
-        trainer.steps_per_epoch = steps
+        most = trainer.args.max_steps
+        if most > 0:
+            _, steps = self._plan(examples, 1)  # and no fewer in more epochs
+            plan, steps = self._plan(examples, math.ceil(most / steps))
+        else:
+            plan, steps = self._plan(examples, settings.epochs)
+            most = steps * settings.epochs
+        self._check_full(examples, plan)
+        trainer.plan, trainer.steps_per_epoch, trainer.most_steps = plan, steps, most
         # the trainer would round its own ratio up
-        trainer.args.warmup_steps = int(steps * settings.epochs * settings.warmup_ratio)
+        trainer.args.warmup_steps = int(most * settings.warmup_ratio)
         return trainer
 
     def _with_mined_negatives(self, texts: TextData) -> TextData:
@@ -177,21 +188,33 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             return None
         return self.run.phase("refit" if self.tasks.refitting else "fit")
 
-    def _plan(self, examples: Examples) -> Plan | None:
-        """The batches of all epochs, or None for the trainer's own random ones."""
+    def _plan(self, examples: Examples, n_epochs: int) -> tuple[Plan | None, int]:
+        """The batches of all epochs, or None for the trainer's own random ones.
+
+        With the number of optimizer steps of an epoch.
+        """
         settings = self.settings
+        plan = None
+        n_batches = math.ceil(len(examples) / settings.batch_size)
         weighted = examples.weights is not None
         conflict = examples.in_batch and (weighted or may_conflict(examples))
-        if not (conflict or weighted) and self.processes.count == 1:
-            return None
-        plan = plan_epochs(
-            examples,
-            settings.batch_size,
-            settings.epochs,
-            self.seed,
-            apart=conflict,
-            multiple_of=self.processes.count,
-        )
+        if conflict or weighted or self.processes.count > 1:
+            plan = plan_epochs(
+                examples,
+                settings.batch_size,
+                n_epochs,
+                self.seed,
+                apart=conflict,
+                multiple_of=self.processes.count,
+            )
+            n_batches = len(plan[0])
+        return plan, math.ceil(n_batches / settings.gradient_accumulation_steps)
+
+    def _check_full(self, examples: Examples, plan: Plan | None) -> None:
+        """Warn where batches are less than half full."""
+        settings = self.settings
+        if plan is None:
+            return
         average = len(examples) / len(plan[0])
         if 2 * average < min(settings.batch_size, len(examples)):
             warnings.warn(
@@ -203,7 +226,6 @@ class ModelTrainer(GradientTrainer[TextData, State]):
                 UserWarning,
                 stacklevel=5,
             )
-        return plan
 
     def _enter_layers(self, stack: ExitStack, bf16: bool) -> None:
         """What layers compute in other ways than PyTorch, where these are faster."""
@@ -243,7 +265,8 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             rates = layer_rates(
                 self.model, settings.learning_rate, settings.layer_decay
             )
-        return FinetuningArguments(
+        return trainer_arguments(
+            settings.trainer_params,
             output_dir=str(directory),
             per_device_train_batch_size=settings.batch_size,
             gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -261,9 +284,6 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             torch_compile=settings.torch_compile,
             save_strategy="steps" if settings.save_checkpoints else "no",
             save_steps=settings.checkpoint_save_steps,
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
         )
 
     def vectors(self, texts: TextData) -> tuple[Vectors, Vectors]:

@@ -1,5 +1,6 @@
 """Epochs, as scikit-learn's callbacks see them."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,14 @@ class EpochTasks:
     ----------
     estimator : estimator
     X, y : as passed to fit
-    n_epochs : int
-        The most epochs that a fit may train.
+    n_epochs : float
+        The most epochs that a fit may train; infinity where it is not known.
     """
 
-    def __init__(self, estimator: Any, X: Data, y: Data, n_epochs: int) -> None:
+    def __init__(self, estimator: Any, X: Data, y: Data, n_epochs: float) -> None:
         self.estimator, self.X, self.y = estimator, X, y
-        self.root = estimator._init_callback_context(max_subtasks=n_epochs)
+        most = int(n_epochs) if math.isfinite(n_epochs) else None
+        self.root = estimator._init_callback_context(max_subtasks=most)
         self.root.call_on_fit_task_begin(estimator=estimator, X=X, y=y)
         self.current: Any = None  # a context of scikit-learn's, as `root`
         self.refitting = False

@@ -62,8 +62,8 @@ class Trainer(ABC, Generic[P, S]):
         self.rng = rng
 
     @property
-    def epochs(self) -> int:
-        """The most epochs."""
+    def epochs(self) -> float:
+        """The most epochs; infinity where only steps are counted."""
         return self.settings.epochs
 
     @property

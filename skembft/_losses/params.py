@@ -2,14 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_type_hints
 
-import numpy as np
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._losses.table import (
@@ -19,6 +15,7 @@ from skembft._losses.table import (
     find_loss,
     wrapped_loss,
 )
+from skembft._utils.hints import wanted_instead
 from skembft._utils.messages import shorten
 from skembft._utils.types import Params
 
@@ -31,14 +28,6 @@ _POSITIVE = {
     "teacher_temperature",
     "mini_batch_size",
     "mini_batch_num_tokens",
-}
-_KINDS: dict[type, tuple[type | UnionType, str]] = {
-    float: (Real, "a finite number"),
-    int: (Integral, "a whole number"),
-    bool: (bool | np.bool_, "True or False"),
-    str: (str, "a str"),
-    dict: (dict, "a dict"),
-    NoneType: (NoneType, "None"),
 }
 
 
@@ -142,7 +131,7 @@ def _type_hints(cls: type[Any]) -> dict[str, Any]:
 
 
 def _check_value(key: str, value: Any, hint: Any, name: str) -> None:
-    wanted = _wanted(value, hint)
+    wanted = wanted_instead(value, hint)
     positive = key in _POSITIVE and isinstance(value, Real)
     if wanted is None and positive and not value > 0:
         wanted = ["more than 0"]
@@ -151,24 +140,6 @@ def _check_value(key: str, value: Any, hint: Any, name: str) -> None:
             f"{key} of the loss {name!r} must be {' or '.join(wanted)}, got "
             f"{shorten(value)}."
         )
-
-
-def _wanted(value: Any, hint: Any) -> list[str] | None:
-    """None where a value fits a type hint, else descriptions of what does."""
-    if get_origin(hint) in (Union, UnionType):
-        wanted = [_wanted(value, part) for part in get_args(hint)]
-        return None if None in wanted else list(chain(*filter(None, wanted)))
-    if get_origin(hint) is Literal:
-        valid = get_args(hint)
-        return None if value in valid else [repr(choice) for choice in valid]
-    if Callable in (hint, get_origin(hint)):
-        return None if callable(value) else ["a callable"]
-    kind, description = _KINDS.get(hint, (object, ""))
-    is_bool = isinstance(value, bool | np.bool_)
-    fits = isinstance(value, kind) and not (is_bool and hint in (int, float))
-    if fits and hint is float:
-        fits = math.isfinite(value)
-    return None if fits else [description]
 
 
 @dataclass(frozen=True)

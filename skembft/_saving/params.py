@@ -23,9 +23,15 @@ class Damaged(Exception):
 
 def to_json(params: Mapping[str, Any]) -> tuple[dict[str, Json], dict[str, Json]]:
     """Return parameters as JSON values, and {name: what it was} of all others."""
-    kept, lost = {}, {}
+    kept: dict[str, Json] = {}
+    lost: dict[str, Json] = {}
     for name, value in params.items():
         if name in _LOCAL:
+            continue
+        if name == "trainer_params" and value:  # all of it but classes of callbacks
+            kept[name], unknown = to_json(value)
+            if unknown:
+                lost[name] = unknown
             continue
         if hasattr(value, "get_params") and not isinstance(value, type):
             value, known = encoder_to_json(value)
@@ -79,7 +85,7 @@ def plain_parameter(name: str, value: Any) -> tuple[Json, bool]:
 
 
 def plain(value: Any) -> tuple[Json, bool]:
-    """Return (JSON value, True), or (a name for messages, False)."""
+    """Return (JSON value, True), or (what to call it in messages, False)."""
     value = plain_value(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value, True
@@ -87,12 +93,11 @@ def plain(value: Any) -> tuple[Json, bool]:
         return os.fspath(value), True
     if isinstance(value, list | tuple):
         items = [plain(item) for item in value]
-        if all(known for _, known in items):
-            return [item for item, _ in items], True
+        return [item for item, _ in items], all(known for _, known in items)
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         by_key = {key: plain(item) for key, item in value.items()}
-        if all(known for _, known in by_key.values()):
-            return {key: item for key, (item, _) in by_key.items()}, True
+        known = all(known for _, known in by_key.values())
+        return {key: item for key, (item, _) in by_key.items()}, known
     return _name(value), False
 
 

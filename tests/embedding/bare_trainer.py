@@ -17,7 +17,8 @@ def bare_trainer(path, folder, columns, loss, *, epochs=2, seed=0, **arguments):
     model = SentenceTransformer(path, device="cpu")
     model.append(Normalize())
     dataset = Dataset.from_dict(columns)
-    steps = -(-len(dataset) // 10) * epochs
+    steps = arguments.get("max_steps") or -(-len(dataset) // 10) * epochs
+    arguments = {"logging_strategy": "no", **arguments}
     trainer = SentenceTransformerTrainer(
         model=model,
         args=SentenceTransformerTrainingArguments(
@@ -30,7 +31,6 @@ def bare_trainer(path, folder, columns, loss, *, epochs=2, seed=0, **arguments):
             seed=seed,
             use_cpu=True,
             save_strategy="no",
-            logging_strategy="no",
             disable_tqdm=True,
             **arguments,
         ),

@@ -45,6 +45,7 @@ VALUES = {
     "trainable": 2,
     "loss_params": {"scale": 3.0},
     "adapter_params": {"rank": 3},
+    "trainer_params": {"max_steps": 3, "max_grad_norm": 0.5},
     "trainable_params": {"r": 4, "target_modules": ["query", "key"]},
 }
 # of numpy what says the same
