@@ -25,6 +25,7 @@ from skembft._losses.params import check_loss
 from skembft._losses.table import LOSSES, find_loss
 from skembft._models.params import HasModelParams, check_model_params
 from skembft._saving.export import Exporter
+from skembft._saving.model_card import card_tags, model_card
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import State
 from skembft._utils.estimators import tag_text_input
@@ -393,10 +394,20 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
 
         super()._keep(trainer, state, monitor)
         finish(self.model_, self.trainable_params)
-        if self.model_output_path is not None and not in_fold():
-            trainer.processes.first(
-                lambda: write_model(self.model_, self.model_output_path)
-            )
+        card = self._describe_model()
+        path = self.model_output_path
+        if path is not None and not in_fold():
+            trainer.processes.first(lambda: write_model(self.model_, card, path))
+
+    def _describe_model(self) -> str:
+        """Give `model_` the card with which it is saved and published.
+
+        By itself it has that of its base, or one with nothing of the fit.
+        """
+        card = model_card(self, split=False, makes_model=True)
+        self.model_._model_card_text = card  # type: ignore[assignment]  # not only None
+        self.model_.model_card_data.tags = card_tags(self, is_model=True)
+        return card
 
     # ---- saving
 
@@ -406,6 +417,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     def _restore(self, state: State) -> None:
         super()._restore(state)
         self.model_ = state.model(self)
+        self._describe_model()
 
     def _take_model(self, model: SentenceTransformer) -> None:
         """Become the encoder that a directory holds as a model, without a history."""
@@ -495,6 +507,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
             )
             state["model_"] = model
         super().__setstate__(state)
+        if isinstance(packed, bytes):
+            self._describe_model()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")

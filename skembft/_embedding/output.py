@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sklearn.utils._param_validation import InvalidParameterError
 
+from skembft._saving.model_card import CARD
 from skembft._saving.pretrained import written_files
 from skembft._saving.state import files_in
 from skembft._utils import types
@@ -33,8 +34,8 @@ class _Settings(Protocol):
     resume_from_checkpoint: bool
 
 
-def write_model(model: SentenceTransformer, path: types.Path) -> None:
-    """Write a Sentence Transformers directory at `path`, in one step.
+def write_model(model: SentenceTransformer, card: str, path: types.Path) -> None:
+    """Write a Sentence Transformers directory with a card at `path`, in one step.
 
     It takes the place of the one that was there. Checkpoints, and what is not of a
     model, stay.
@@ -44,6 +45,7 @@ def write_model(model: SentenceTransformer, path: types.Path) -> None:
     path = Path(path)
     with replaced_directory(path) as staging:
         save_with_code(model, staging)
+        (staging / CARD).write_text(card, encoding="utf-8")
         dump_json(staging / _FILES, sorted({*files_in(staging), _FILES}))
         ours = {name.partition("/")[0] for name in _ours(path)}
         for entry in _entries(path):

@@ -220,13 +220,13 @@ class BaseFinetuner(
                 )
             else:
                 state = trainer.unchanged(state)
-        self._keep(trainer, state, monitor)
-        self._remember(data, split, validated, trained)
         self._sizes = {
             "queries": data.n_queries,
             "documents": len(data.documents),
             _POOL: pool,
         }
+        self._keep(trainer, state, monitor)
+        self._remember(data, split, validated, trained)
         tasks.close()
         return self
 

@@ -8,7 +8,7 @@ from typing import Any
 import joblib
 
 from skembft._saving.export import Exporter, cannot_export
-from skembft._saving.model_card import model_card
+from skembft._saving.model_card import CARD, model_card
 from skembft._saving.params import STATE, Damaged
 from skembft._saving.registry import finetuners
 from skembft._saving.state import (
@@ -136,7 +136,7 @@ def _fill(
     else:
         export.write(directory)
     card = model_card(finetuner, split, makes_model=export is not None)
-    (directory / "README.md").write_text(card, encoding="utf-8")
+    (directory / CARD).write_text(card, encoding="utf-8")
     State.of(finetuner, None if split else export).write(directory)
 
 

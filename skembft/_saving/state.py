@@ -213,6 +213,8 @@ class State:
         """What the data of the fit were, {name: count}, or None."""
         sizes = self.content.get("sizes")
         check(sizes, (dict, type(None)), f"'sizes' in {STATE}")
+        for name, size in (sizes or {}).items():
+            check(size, int, f"{name!r} of 'sizes' in {STATE}")
         return sizes
 
     def finetuner(self) -> Any:

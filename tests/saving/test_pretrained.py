@@ -461,6 +461,7 @@ def _change(path, change):
             "'adapter' in skemb",
         ),
         (lambda s: s.update(sizes="x"), "'sizes' in skembft.json is"),
+        (lambda s: s.update(sizes={"queries": "x"}), "'queries' of 'sizes' in"),
         (lambda s: s.update(sides=["x"]), "'sides' in skembft.json is"),
         (lambda s: s.update(attributes={}), "'n_iter_' in skembft.json is None"),
         (
