@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,7 @@ _READ_BY_OTHERS = re.compile(r".+\.(onnx|onnx_data|xml)|openvino_model.*\.bin")
 _WEIGHTS = {".safetensors", ".bin", ".gguf", ".onnx", ".xml"}
 _FLOAT32 = (None, "float32")  # what a transformer's config says of its weights
 UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def cannot_load(model_id: str, reason: str) -> OSError:
@@ -108,13 +110,51 @@ class ModelFiles:
     root: Path
     revision: str | None = None
 
+    def config(self, name: str = "config.json") -> dict[str, Any]:
+        """The settings in a file of the directory itself; {} where there is none."""
+        config = self._read(self.root / name)
+        if not isinstance(config, dict):
+            raise cannot_load(str(self.root), f"{name} is not a dict of settings.")
+        return config
+
+    def modules(self) -> list[dict[str, Any]]:
+        """What modules.json says of every module; [] where there is none."""
+        return self._modules()
+
+    def check_whole(self, backend: Backend = "torch") -> None:
+        """Refuse files that are cut, missing or stand for others, by their names."""
+        self.prompts()
+        for module in self.modules():
+            package, _, name = module["type"].rpartition(".")
+            settings = f"{module['path']}/config.json"
+            if (
+                self.revision is None
+                and package.startswith("sentence_transformers.")
+                and name in ("Pooling", "Dense")
+                and not (self.root / settings).is_file()
+            ):
+                raise cannot_load(str(self.root), f"{settings} is missing.")
+        for path in self._paths(backend, False):
+            missing = [p.name for p in self._shards(path) if not p.is_file()]
+            if missing:
+                reason = f"{path.name} names {missing[0]}, which is missing."
+                raise cannot_load(str(self.root), reason)
+            if (damage := _damage(path)) is not None:
+                name = path.relative_to(self.root).as_posix()
+                raise cannot_load(str(self.root), f"{name} {damage}.")
+
     def prompts(self) -> dict[str, str]:
         """The model's own prompts, {name: text}."""
         if not (self.root / "modules.json").is_file():  # then they are not read
             return {}
-        return self._read(self.root / "config_sentence_transformers.json").get(
-            "prompts", {}
-        )
+        name = "config_sentence_transformers.json"
+        prompts = self.config(name).get("prompts", {})
+        if not isinstance(prompts, dict) or not all(
+            isinstance(text, str | None) for text in prompts.values()
+        ):
+            reason = f"{name} has prompts that are not a dict of texts."
+            raise cannot_load(str(self.root), reason)
+        return prompts
 
     def tells_roles_apart(self) -> bool:
         """Whether more than prompts may tell queries from documents.
@@ -249,6 +289,29 @@ class ModelFiles:
         except ValueError as error:
             reason = f"{path.name} is not JSON ({error})."
             raise cannot_load(str(self.root), reason) from error
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a file, by its beginning and its end."""
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb") as file:
+        start = file.read(len(_POINTER))
+        file.seek(max(0, path.stat().st_size - len(_POINTER)))
+        end = file.read().rstrip()
+    if start == _POINTER:
+        return "is a pointer of git-lfs, not the file itself: run 'git lfs pull'"
+    if path.suffix == ".json" and not end.endswith((b"}", b"]")):
+        return "is damaged, or half a download (no JSON)"
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "np"):
+                pass
+        except SafetensorError as error:
+            return f"is damaged, or half a download ({error})"
+    if path.suffix == ".bin" and start[:2] == b"PK" and not zipfile.is_zipfile(path):
+        return "is damaged, or half a download"
+    return None
 
 
 def _holds_float32(path: Path) -> bool:

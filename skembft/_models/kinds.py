@@ -1,0 +1,83 @@
+"""Which models are bi-encoders; nothing here imports torch.
+
+Of the others Sentence Transformers makes one in silence: it takes their transformer
+and the mean of its tokens.
+"""
+
+import re
+
+from skembft._models.files import ModelFiles, cannot_load
+
+_KINDS = {
+    "SparseEncoder": "a SparseEncoder (of sparse vectors, such as SPLADE)",
+    "CrossEncoder": "a CrossEncoder (a reranker, which reads pairs of texts)",
+    "MultiVectorEncoder": "a MultiVectorEncoder (a vector a token, such as ColBERT)",
+}
+_OTHER_NAMES = {"ColBERT": "MultiVectorEncoder"}  # in directories of PyLate
+# what models without a type have modules of
+_PACKAGES = {
+    "sentence_transformers.sparse_encoder.": "SparseEncoder",
+    "sentence_transformers.cross_encoder.": "CrossEncoder",
+    "sentence_transformers.multi_vector_encoder.": "MultiVectorEncoder",
+    "pylate.": "MultiVectorEncoder",
+}
+# heads of transformers that say something of a text, or of two, and embed none
+_HEADS = re.compile(
+    r".*For(SequenceClassification|TokenClassification|QuestionAnswering"
+    r"|MultipleChoice|NextSentencePrediction)"
+)
+_LATE = re.compile(r"HF_ColBERT|.*ForRetrieval")
+
+
+def check_bi_encoder(model_id: str, files: ModelFiles) -> None:
+    """Raise an OSError that names what a model is, where it is no bi-encoder."""
+    if files.config().get("model_type") == "model2vec" and not files.modules():
+        raise OSError(
+            f"{model_id!r} is a model2vec model without modules.json: save "
+            "SentenceTransformer(modules=[StaticEmbedding.from_model2vec(path)]) and "
+            "pass the directory of that."
+        )
+    if (kind := _kind_of(files)) is not None:
+        raise OSError(
+            f"{model_id!r} is {kind}. skembft fine-tunes bi-encoders, which make one "
+            "vector of a text: pass the name or directory of a SentenceTransformer. "
+            "To start from its transformer all the same, save "
+            "SentenceTransformer(modules=[Transformer(path), Pooling(width)]) and pass "
+            "the directory of that."
+        )
+    if not files.modules() and files.revision is None:
+        _check_plain(model_id, files)
+
+
+def _kind_of(files: ModelFiles) -> str | None:
+    """What a model is, where it is no bi-encoder."""
+    kind = files.config("config_sentence_transformers.json").get("model_type")
+    if kind is not None:
+        kind = _OTHER_NAMES.get(kind, kind)
+        return None if kind == "SentenceTransformer" else _KINDS.get(kind, f"a {kind}")
+    for module in files.modules():
+        for package, kind in _PACKAGES.items():
+            if module["type"].startswith(package):
+                return _KINDS[kind]
+    if files.modules():
+        return None
+    for name in files.config().get("architectures") or []:
+        if _LATE.fullmatch(name):
+            return _KINDS["MultiVectorEncoder"]
+        if _HEADS.fullmatch(name):
+            return f"a reranker or classifier ({name})"
+    return None
+
+
+def _check_plain(model_id: str, files: ModelFiles) -> None:
+    """Refuse a directory without modules.json that is none of transformers either."""
+    if (files.root / "config_sentence_transformers.json").is_file():
+        raise cannot_load(
+            model_id,
+            "it holds config_sentence_transformers.json and no modules.json, which "
+            "says how vectors are made.",
+        )
+    # the second is of low-rank weights, and names their base
+    names = ("config.json", "adapter_config.json")
+    if not any((files.root / name).is_file() for name in names):
+        raise cannot_load(model_id, "it holds neither modules.json nor config.json.")
