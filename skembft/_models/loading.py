@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from skembft._models.devices import is_available
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.kinds import check_bi_encoder
-from skembft._models.lengths import set_max_seq_length
+from skembft._models.lengths import cut_to, limit_to_positions, set_max_seq_length
 from skembft._models.lora import has_lora, merge_lora, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
@@ -91,14 +91,11 @@ class LoadedModel:
         """The model, for one thread, with the lengths of some options until the end."""
         with self.lock:
             model = self._in_precision(precision)
-            before = model.max_seq_length, model.truncate_dim
-            try:
-                _set_lengths(model, options)
+            with (
+                cut_to(model, options.max_seq_length),
+                model.truncate_embeddings(options.truncate_dim),
+            ):
                 yield model
-            finally:
-                if options.max_seq_length is not None:
-                    model.max_seq_length = before[0]
-                model.truncate_dim = before[1]
 
     @property
     def nbytes(self) -> int:
@@ -274,6 +271,7 @@ def load_model(
             check_bi_encoder(model_id, files)
     _check_vocabulary(model_id, model)
     _set_dtype(model, options)
+    limit_to_positions(model)
     return model
 
 
