@@ -25,7 +25,7 @@ from skembft._losses.params import check_loss
 from skembft._losses.table import LOSSES, find_loss
 from skembft._models.params import HasModelParams, check_model_params
 from skembft._saving.export import Exporter
-from skembft._saving.model_card import card_tags, model_card
+from skembft._saving.model_card import model_card
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import State
 from skembft._utils.estimators import tag_text_input
@@ -406,7 +406,6 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         """
         card = model_card(self, split=False, makes_model=True)
         self.model_._model_card_text = card  # type: ignore[assignment]  # not only None
-        self.model_.model_card_data.tags = card_tags(self, is_model=True)
         return card
 
     # ---- saving
@@ -489,6 +488,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
 
             state["_module_classes"] = installed_classes(state["model_"])
             state["_truncate_dim"] = state["model_"].truncate_dim
+            state["_card"] = state["model_"]._model_card_text
             state["model_"] = pack_model(state["model_"])
         return state
 
@@ -505,10 +505,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
                 classes=state.pop("_module_classes", {}),
                 device=state["device"],
             )
+            model._model_card_text = state.pop("_card", None)
             state["model_"] = model
         super().__setstate__(state)
-        if isinstance(packed, bytes):
-            self._describe_model()
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "model_")

@@ -157,14 +157,17 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         self, loss: nn.Module, examples: Examples, directory: Path
     ) -> FinetuningTrainer:
         settings = self.settings
+        callbacks = make_callbacks(settings.trainer_params)
         trainer = FinetuningTrainer(
             model=self.model,
             args=self._arguments(directory, examples),
             train_dataset=examples.dataset(),
             loss=loss,
-            callbacks=make_callbacks(settings.trainer_params),
+            callbacks=callbacks,
         )
-        trainer.remove_callback(PrinterCallback)
+        for callback in [*trainer.callback_handler.callbacks]:
+            if isinstance(callback, PrinterCallback) and callback not in callbacks:
+                trainer.remove_callback(callback)
         trainer.processes = self.processes
         most = trainer.args.max_steps
         if most > 0:

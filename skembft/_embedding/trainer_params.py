@@ -15,6 +15,7 @@ from transformers.integrations.integration_utils import (
 )
 
 from skembft._embedding.hf_trainer import FinetuningArguments
+from skembft._embedding.processes import Processes
 from skembft._finetuner.trainer import Settings
 from skembft._models.precision import resolve_precision
 from skembft._models.random_state import seeded_rng
@@ -146,13 +147,14 @@ def check_trainer_params(settings: Settings) -> None:
     _check_callbacks(params.get(_CALLBACKS, ()))
     _check_combinations(params, settings)
     device = str(settings.device or get_device_name())
+    alone = Processes.of(settings.device).count == 1
     try:
         with seeded_rng(0):  # accelerate's state is the process's: not during a fit
             arguments = trainer_arguments(
                 params,
                 output_dir="unused",
                 use_cpu=device.startswith("cpu"),
-                model_device=device,
+                model_device=device if alone else "",  # as in training
                 bf16=resolve_precision(settings.precision, device) == "bf16",
             )
             _try(arguments)
@@ -239,6 +241,6 @@ def _try(arguments: Any) -> None:
         arguments.lr_scheduler_type,
         optimizer=optimizer,
         num_warmup_steps=1,
-        num_training_steps=2,
+        num_training_steps=1_000_000,
         scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
     )

@@ -64,7 +64,7 @@ def _base(finetuner: Any) -> tuple[str, bool]:
     return os.path.basename(os.path.normpath(path)), False
 
 
-def card_tags(finetuner: Any, is_model: bool) -> list[str]:
+def _tags(finetuner: Any, is_model: bool) -> list[str]:
     """Tags by which the hub finds it, as Sentence Transformers writes them."""
     tags = ["sentence-transformers"] if is_model else []
     tags += ["sentence-similarity", "feature-extraction", "skembft"]
@@ -112,7 +112,7 @@ def _front_matter(finetuner: Any, is_model: bool, base: str, on_hub: bool) -> st
         for name, value in scores.items()
     ]
     data = ModelCardData(
-        tags=card_tags(finetuner, is_model),
+        tags=_tags(finetuner, is_model),
         library_name="sentence-transformers" if is_model else None,
         pipeline_tag="sentence-similarity" if is_model else None,
         base_model=base if on_hub else None,

@@ -79,7 +79,8 @@ def fits(no_dropout, pairs, output):
     # repeated documents, so that batches are planned
     data = {"X": pairs[0], "y": [*pairs[1][:20], *pairs[1][:20]]}
     data = {**data, "X_val": pairs[0][:20], "y_val": pairs[1][:20]}
-    written = {**options, "epochs": 2, "evaluation_steps": 3}
+    written = {**options, "evaluation_steps": 3}
+    written |= {"trainer_params": {"max_steps": 10, "lr_scheduler_type": "cosine"}}
     written |= {"model_output_path": str(output / "model")}
     written |= {"save_checkpoints": True, "checkpoint_save_steps": 4}
     others = LOSSES | {name: extra for name, (extra, _) in REFUSED.items()}

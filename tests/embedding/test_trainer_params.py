@@ -292,6 +292,18 @@ def test_trackers_get_losses_and_scores(
     assert os.listdir(tmp_path) == [] and capfd.readouterr().out == ""
 
 
+def test_logs_are_printed_on_request(static_model, pairs, capfd):
+    class Printer(PrinterCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            print("logged", sorted(logs))
+
+    params = {"callbacks": [Printer], "logging_steps": 4}
+    fit(static_model, pairs, params, epochs=1)
+    first, *others = capfd.readouterr().out.splitlines()
+    assert first == "logged ['epoch', 'grad_norm', 'learning_rate', 'loss']"
+    assert all(line.startswith("logged") for line in others)
+
+
 # ---- kept, copied, shown
 
 
