@@ -11,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from skembft._models.code import carried_classes
+from skembft._models.devices import is_available
 from skembft._models.files import UNSAFE
-from skembft._models.loading import is_available, no_progress_bar, save_merged
+from skembft._models.loading import no_progress_bar, save_merged
 from skembft._models.lora import transformer_of
 
 

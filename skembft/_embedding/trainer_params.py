@@ -17,6 +17,7 @@ from transformers.integrations.integration_utils import (
 from skembft._embedding.hf_trainer import FinetuningArguments
 from skembft._embedding.processes import Processes
 from skembft._finetuner.trainer import Settings
+from skembft._models.devices import check_available
 from skembft._models.precision import resolve_precision
 from skembft._models.random_state import seeded_rng
 from skembft._utils.hints import wanted_instead
@@ -127,6 +128,7 @@ def check_trainer_params(settings: Settings) -> None:
     params = settings.trainer_params
     if not params:
         return
+    check_available(settings.device)
     hints = get_type_hints(FinetuningArguments)
     names = {field.name for field in fields(FinetuningArguments)} - {"model_device"}
     valid = sorted((names | {_CALLBACKS}) - REFUSED.keys())

@@ -172,7 +172,7 @@ def _leave_missing_device(encoder: Any) -> None:
     """Let a fitted encoder from another machine compute on a device of this one."""
     encoder = thawed(encoder)
     if getattr(encoder, "device", None) is not None:
-        from skembft._models.loading import is_available
+        from skembft._models.devices import is_available
 
         if not is_available(encoder.device):
             encoder.device = None

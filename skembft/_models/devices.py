@@ -13,6 +13,15 @@ def is_available(device: str | torch.device | None) -> bool:
         return False
 
 
+def check_available(device: str | torch.device | None) -> None:
+    """Refuse a device that this machine does not have."""
+    if not is_available(device):
+        raise ValueError(
+            f"device={device!r} is not available on this machine; pass None to take "
+            "the best there is."
+        )
+
+
 def current(device: torch.device) -> AbstractContextManager[None]:
     """Let a GPU be the current one of its kind, which "cuda" means, until the end."""
     set_device = getattr(torch.get_device_module(device), "device", None)

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from skembft._models.devices import is_available
+from skembft._models.devices import check_available
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.kinds import check_bi_encoder
 from skembft._models.lengths import cut_to, limit_to_positions, set_max_seq_length
@@ -178,6 +178,7 @@ def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     the machine's memory, not in that of a GPU. A single fit of a large model holds it
     once, where it is trained.
     """
+    check_available(options.device)
     device = options.device or get_device_name()
     on_cpu = options
     if not str(device).startswith("cpu"):
@@ -227,11 +228,7 @@ def load_model(
 
     `revision` is a commit of a model on the hub; None means that of the options.
     """
-    if not is_available(options.device):
-        raise ValueError(
-            f"device={options.device!r} is not available on this machine; pass None to "
-            "take the best there is."
-        )
+    check_available(options.device)
     model_id, params = options.model_id, options.model_params or {}
     revision = revision or options.revision
     files = find_model(model_id, revision)

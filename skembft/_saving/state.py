@@ -276,7 +276,8 @@ class State:
         path = self.path
         from sentence_transformers import SentenceTransformer
 
-        from skembft._models.loading import is_available, no_progress_bar
+        from skembft._models.devices import is_available
+        from skembft._models.loading import no_progress_bar
 
         count: Any = self.content.get(n_modules)
         if count is None and not (path / "modules.json").exists():

@@ -129,6 +129,11 @@ def test_fitted_on_a_device_that_is_not_here(bert_model, pairs, tmp_path, way):
         assert estimator.transform([new]).shape == (1, 32)
     with pytest.raises(ValueError, match="'cuda:63' is not available"):
         SentenceEncoder(bert_model, device="cuda:63").transform(["another"])
+    for params in (None, {"fp16": True}):
+        finetuner = EmbeddingFinetuner(bert_model, trainer_params=params)
+        for device in ("cuda:63", "no such"):
+            with pytest.raises(ValueError, match=f"'{device}' is not available"):
+                finetuner.set_params(device=device).fit(*pairs)
 
 
 def test_another_version_warns(pairs):
