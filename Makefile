@@ -69,6 +69,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
+	$(PIP) -e ".[test,quantization]"
 	$(PY) -m pytest -m slow
 
 .venv-latest/.done: pyproject.toml

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import Tensor, nn
 
 from skembft._losses.table import check_argument_names
-from skembft._models.lora import has_lora, merge_lora, transformer_of
+from skembft._models.lora import has_lora, is_quantized, merge_lora, transformer_of
 from skembft._utils.types import Params
 
 if TYPE_CHECKING:
@@ -207,8 +207,14 @@ def add_lora(model: SentenceTransformer, params: Params | None) -> None:
         raise InvalidParameterError(
             f"trainable='lora' needs a transformer, not {type(model[0]).__name__}."
         )
+    config = lora_config(params)
+    if config.use_dora and is_quantized(model):
+        raise InvalidParameterError(
+            "trainable_params: use_dora cannot be folded into quantised weights, which "
+            "model_params ask for: leave one of them out."
+        )
     model.requires_grad_(False)
-    model.add_adapter(lora_config(params))
+    model.add_adapter(config)
     for parameter in model.parameters():
         if parameter.requires_grad:  # in the type of the frozen weights, steps are lost
             parameter.data = parameter.data.float()

@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import torch
 from sentence_transformers import SentenceTransformer
@@ -268,6 +268,7 @@ def load_model(
             check_bi_encoder(model_id, files)
     _check_vocabulary(model_id, model)
     _set_dtype(model, options)
+    _keep_layout(model)
     limit_to_positions(model)
     return model
 
@@ -327,6 +328,18 @@ def _set_dtype(model: SentenceTransformer, options: ModelOptions) -> None:
         model.float()
     elif dtype != "auto" and transformer is None:
         model.to(getattr(torch, dtype))
+
+
+def _keep_layout(model: SentenceTransformer) -> None:
+    """Let bitsandbytes encode on a CPU with the weights as they are stored.
+
+    It packs them for AVX-512, and (0.50) does not find the way back, which training
+    and saving need.
+    """
+    modules: Iterator[Any] = model.modules()
+    for module in modules:
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def save_merged(model: SentenceTransformer, directory: types.Path) -> None:
