@@ -25,6 +25,7 @@ NAMES = {
     "_weight_conversions": "transformers.core_model_loading",
     "_original_forward": "accelerate.accelerator",
     "_build_dataloader": "sentence_transformers.base.trainer",
+    "_model_card_text": "sentence_transformers.base.model",
     "_load_with_module_classes": "sentence_transformers.base.model",
     "_fit_context": "sklearn.base",
     "_get_param_names": "sklearn.base",
