@@ -26,7 +26,8 @@ class Run:
     identity : dict of {str: JSON value}
         What determines the result of the fit.
     resume : bool
-        Whether checkpoints that are there are of use; otherwise they are deleted.
+        Whether to go on from the checkpoints that are there. Otherwise they are set
+        aside, and deleted by `finish`: who starts anew by mistake loses nothing.
     others_allowed : bool
         Whether to start anew where only checkpoints of other fits lie.
     limit : int
@@ -53,10 +54,10 @@ class Run:
     ) -> None:
         root = Path(root)
         self.directory = root / hash_of(json.dumps(identity, sort_keys=True))[:16]
+        self.aside = self.directory.with_name(f"{self.directory.name}.before")
         self.resume = resume
         self.limit = limit
-        if not resume:
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self._set_aside()
         description = _read(self.directory / _RUN)
         if description is None:
             if resume and not others_allowed:
@@ -66,9 +67,22 @@ class Run:
             write_json(self.directory / _RUN, description)
         self.seed: int = description["seed"]
 
+    def _set_aside(self) -> None:
+        """Set aside the checkpoints of this fit that got furthest, or take them."""
+        both = self.directory, self.aside
+        furthest, other = sorted(both, key=_reached, reverse=True)
+        place = self.directory if self.resume else self.aside
+        shutil.rmtree(other, ignore_errors=True)
+        if furthest != place and furthest.is_dir():
+            furthest.rename(place)
+
     def phase(self, name: str) -> "Phase":
         """Checkpoints of the "fit" or of the "refit"."""
         return Phase(self.directory / name, self.limit)
+
+    def finish(self) -> None:
+        """Delete what was set aside: the fit is done, and its result kept."""
+        shutil.rmtree(self.aside, ignore_errors=True)
 
 
 class Phase:
@@ -83,13 +97,14 @@ class Phase:
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None; incomplete ones are deleted."""
-        complete = []
-        for path in self._all():
-            if (path / _PROGRESS).is_file():
-                complete.append(path)
-            else:
-                shutil.rmtree(path)
+        complete = self.complete()
+        for path in set(self._all()) - set(complete):
+            shutil.rmtree(path)
         return complete[-1] if complete else None
+
+    def complete(self) -> list[Path]:
+        """The complete checkpoints, the newest last."""
+        return [path for path in self._all() if (path / _PROGRESS).is_file()]
 
     def finish(self, path: Path, progress: dict[str, Any]) -> None:
         """Complete a checkpoint, then delete the oldest that are too many."""
@@ -104,7 +119,17 @@ class Phase:
 
     def _all(self) -> list[Path]:
         paths = self.directory.glob("checkpoint-*")
-        return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
+        return sorted(paths, key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _reached(directory: Path) -> tuple[int, ...]:
+    """Steps of the refit and of the fit, or -1, at the newest complete checkpoints."""
+    phases = [Phase(directory / name, 0).complete() for name in ("refit", "fit")]
+    return tuple(_step(complete[-1]) if complete else -1 for complete in phases)
 
 
 def _read(path: Path) -> Any:
@@ -140,6 +165,3 @@ def _differences(there: Identity, here: Identity) -> list[str]:
         for name in names
         if there.get(name) != here.get(name)
     ]
-
-
-# ---- the finished model

@@ -169,7 +169,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     resume_from_checkpoint : bool, default=False
         Go on from the newest checkpoint of the same data and parameters, to the result
         that the fit would have had without the break. Start anew where there is none;
-        checkpoints of another fit only are an error.
+        checkpoints of another fit only are an error. With False a fit starts anew, and
+        the checkpoints of the same fit that were there are kept until it has finished.
     warm_start : bool, default=False
         Let a second `fit` train the present weights for `epochs` further epochs.
     device : str, default=None
@@ -398,6 +399,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         path = self.model_output_path
         if path is not None and not in_fold():
             trainer.processes.first(lambda: write_model(self.model_, card, path))
+        if trainer.run is not None:
+            trainer.processes.first(trainer.run.finish)
 
     def _describe_model(self) -> str:
         """Give `model_` the card with which it is saved and published.

@@ -143,6 +143,29 @@ def test_a_finished_fit_is_resumed_at_its_end(bert_model, pairs, tmp_path, monke
     assert_same(again.fit(*pairs), whole)
 
 
+def test_a_fit_that_starts_anew_loses_nothing_until_it_has_finished(
+    bert_model, pairs, tmp_path, monkeypatch, kill
+):
+    """Twice the flag is forgotten after a kill; then the fit that got furthest ends."""
+    data = {"X": pairs[0], "y": pairs[1]}
+    for count in (9, 4, 6):
+        kill(make(bert_model, tmp_path), "step", count, **data)
+    steps = []
+    training_step = training.FinetuningTrainer.training_step
+
+    def counting(*args, **kwargs):
+        steps.append(1)
+        return training_step(*args, **kwargs)
+
+    monkeypatch.setattr(training.FinetuningTrainer, "training_step", counting)
+    finetuner = make(bert_model, tmp_path, resume_from_checkpoint=True).fit(**data)
+    assert len(steps) == 12 - 8
+    again = make(bert_model, tmp_path).fit(**data)
+    assert len(steps) == 12 - 8 + 12
+    assert_same(finetuner, again)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
 def test_the_newest_checkpoints_are_kept(bert_model, pairs, tmp_path):
     def checkpoints(path):
         return sorted(p.name for p in path.glob("checkpoints/*/fit/*"))
@@ -268,6 +291,33 @@ def test_folds_and_candidates_do_not_collide(bert_model, pairs, tmp_path):
     assert (
         again.cv_results_["mean_test_score"] == search.cv_results_["mean_test_score"]
     ).all()
+
+
+def test_a_search_that_starts_anew_loses_nothing(
+    bert_model, pairs, tmp_path, monkeypatch
+):
+    """The second is stopped at its first step; the third goes on from the first."""
+    steps = []
+    training_step = training.FinetuningTrainer.training_step
+
+    def search(last, **options):
+        def stopping(*args, **kwargs):
+            steps.append(1)
+            if len(steps) > last:
+                raise KeyboardInterrupt
+            return training_step(*args, **kwargs)
+
+        steps.clear()
+        monkeypatch.setattr(training.FinetuningTrainer, "training_step", stopping)
+        finetuner = make(bert_model, tmp_path, **options)
+        GridSearchCV(finetuner, {"batch_size": [10]}, cv=2, refit=False).fit(*pairs)
+
+    for last in (9, 0):  # in the second fold, and the first
+        with pytest.raises(KeyboardInterrupt):
+            search(last)
+    search(12, resume_from_checkpoint=True)
+    assert len(steps) == 12 - 8
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
 def test_folds_write_no_model(bert_model, pairs, tmp_path):
