@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from skembft._saving.model_card import model_card
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import State
 from skembft._utils.estimators import tag_text_input
+from skembft._utils.launched import check_launch, first_process_speaks
 from skembft._utils.search import in_fold
 from skembft._utils.types import (
     Data,
@@ -343,11 +345,15 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
 
     # ---- fit
 
+    def _quiet(self) -> AbstractContextManager[None]:
+        return first_process_speaks(self)
+
     def _find_loss(self) -> str | None:
         return find_loss(self.loss, LOSSES)
 
     def _check_settings(self) -> None:
         super()._check_settings()
+        check_launch()
         self._find_loss()
         if isinstance(self.loss, str | type):
             check_loss(self.loss, self.loss_params)

@@ -126,14 +126,15 @@ class FinetuningTrainer(SentenceTransformerTrainer):
         self.watch.end_if_asked(self.state, self.control)
         super()._save_checkpoint(model, trial)
         progress = self.watch.progress()
-        self.processes.wait()
-        if self.is_world_process_zero():
-            assert self.phase is not None
-            path = self.phase.directory / f"checkpoint-{self.state.global_step}"
-            if self.watch.monitor.best_state is not None:
-                save_file(self.watch.monitor.best_state, path / "best.safetensors")
-            self.phase.finish(path, progress)
-        self.processes.wait()
+        self.processes.wait()  # each has written its random state
+        self.processes.first(lambda: self._complete_checkpoint(progress))
+
+    def _complete_checkpoint(self, progress: dict[str, Any]) -> None:
+        assert self.phase is not None
+        path = self.phase.directory / f"checkpoint-{self.state.global_step}"
+        if self.watch.monitor.best_state is not None:
+            save_file(self.watch.monitor.best_state, path / "best.safetensors")
+        self.phase.finish(path, progress)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None  # of a checkpoint

@@ -31,6 +31,7 @@ def identity_of(
     model_fingerprint: str,
     data: RetrievalData,
     held_out: RetrievalData | None,
+    n_processes: int,
 ) -> Identity:
     """What determines the result of a fit, as JSON values by readable names."""
     identity = {
@@ -40,6 +41,8 @@ def identity_of(
     }
     identity["model_params"] = described(estimator.model_params)
     identity["weights of the model"] = model_fingerprint
+    # each has its own random numbers, and its share of the batches
+    identity["number of processes"] = n_processes
     for prefix, part in (("", data), ("validation ", held_out)):
         if part is not None:
             identity.update({f"{prefix}{k}": v for k, v in _digests(part).items()})

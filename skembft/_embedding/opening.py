@@ -52,7 +52,7 @@ def open_trainer(
         run = processes.first(
             lambda: Run(
                 os.path.join(output, CHECKPOINTS),
-                identity_of(finetuner, fingerprint, data, held_out),
+                identity_of(finetuner, fingerprint, data, held_out, processes.count),
                 resume=finetuner.resume_from_checkpoint,
                 others_allowed=warm or in_search(),
                 limit=finetuner.checkpoint_save_total_limit,

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ class Processes:
 
     def __init__(self) -> None:
         self.rank, self.count = 0, 1
+        self.device = torch.device("cpu")
 
     @classmethod
     def of(cls, device: str | None) -> Self:
@@ -32,6 +32,7 @@ class Processes:
         if get_int_from_env(["WORLD_SIZE"], 1) > 1:
             state = PartialState(cpu=str(device or "").startswith("cpu"))
             processes.rank, processes.count = state.process_index, state.num_processes
+            processes.device = state.device
         return processes
 
     def agree(self, value: T) -> T:
@@ -47,11 +48,11 @@ class Processes:
         if self.count == 1:
             return function()
         result: Any = None
-        error: Exception | None = None
+        error: BaseException | None = None
         if self.rank == 0:
             try:
                 result = function()
-            except Exception as raised:  # for the others, who wait for an answer
+            except BaseException as raised:  # for the others, who wait for an answer
                 error = raised
         result, error = self.agree((result, error))
         if error is not None:
@@ -73,10 +74,10 @@ class Processes:
         """Apply a function of items to arrays; each process does its share of them."""
         if self.count == 1 or len(items) < self.count:
             return function(items)
-        parts: list[Any] = [None] * self.count
-        mine = function(items[self.rank :: self.count])
-        torch.distributed.all_gather_object(parts, mine)
-        out = np.empty((len(items), *mine.shape[1:]), mine.dtype)
-        for rank, part in enumerate(parts):
-            out[rank :: self.count] = part
-        return out
+        mine = torch.from_numpy(function(items[self.rank :: self.count]))
+        size = -(-len(items) // self.count)  # of the largest share
+        padded = mine.new_zeros(size, *mine.shape[1:], device=self.device)
+        padded[: len(mine)] = mine
+        parts = padded.new_empty(self.count, *padded.shape)
+        torch.distributed.all_gather(list(parts), padded)
+        return parts.transpose(0, 1).flatten(0, 1)[: len(items)].cpu().numpy()

@@ -143,7 +143,9 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             if not isinstance(loss, AdaptiveLayerLoss):  # it reads every layer
                 self._enter_forward(stack, examples)
             resume = self.run is not None and self.run.resume
-            checkpoint = phase.newest() if phase and resume else None
+            checkpoint = None
+            if phase and resume:  # one looks, as looking deletes incomplete ones
+                checkpoint = self.processes.first(phase.newest)
             if checkpoint is None:
                 monitor.start()
                 trainer.train()
@@ -285,6 +287,8 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             bf16=resolve_precision(settings.precision, device) == "bf16",
             activation_checkpointing=settings.activation_checkpointing,
             torch_compile=settings.torch_compile,
+            # said aloud otherwise; batches of several processes are planned
+            dataloader_drop_last=self.processes.count > 1,
             save_strategy="steps" if settings.save_checkpoints else "no",
             save_steps=settings.checkpoint_save_steps,
         )

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self
@@ -180,55 +181,62 @@ class BaseFinetuner(
         OSError
             A model that cannot be loaded.
         """
-        rng = check_random_state(self.random_state)
-        trained = self._trained_before()
-        self._check_settings()
-        if sample_weight is not None:
-            self._check_weighable()
-        data = self._read(X, y, corpus, fitting=True, reset=True)
-        data = weigh(data, sample_weight)
-        held_out = self._read_validation(
-            X_val, y_val, sample_weight_val, corpus_val, data
-        )
-        self._check_learnable(data)
-        self._check_own(data)
-        trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
-        pool = len((held_out or data).documents)
-        most = most_validated(trainer, data, pool)
-        if held_out is not None:
-            held_out = sample_queries(held_out, most, rng)
-        split = self._split(data, held_out, trainer, most, trained)
-        tasks = trainer.tasks = EpochTasks(
-            self, X, y, trainer.epochs * (1 + self.refit)
-        )
-        self._fit_encoder(
-            trainer, data, X, y, sample_weight, corpus, split and split[0]
-        )
-        train = everything = trainer.prepare(data)
-        validation = None if held_out is None else trainer.prepare(held_out)
-        if split:
-            train, validation = (everything.subset(queries) for queries in split)
-        monitor = self._monitor(trainer, data, validation)
-        state = validated = trainer.train(train, monitor, trainer.epochs)
-        if self.refit and split:
-            tasks.refitting = True  # with what was held out
-            if self._fit_encoder(trainer, data, X, y, sample_weight, corpus):
-                everything = trainer.prepare(data)
-            if monitor.best_step:
-                state = trainer.train(
-                    everything, self._monitor(trainer, data, None), monitor.best_epoch
-                )
-            else:
-                state = trainer.unchanged(state)
-        self._sizes = {
-            "queries": data.n_queries,
-            "documents": len(data.documents),
-            _POOL: pool,
-        }
-        self._keep(trainer, state, monitor)
-        self._remember(data, split, validated, trained)
-        tasks.close()
+        with self._quiet():
+            rng = check_random_state(self.random_state)
+            trained = self._trained_before()
+            self._check_settings()
+            if sample_weight is not None:
+                self._check_weighable()
+            data = self._read(X, y, corpus, fitting=True, reset=True)
+            data = weigh(data, sample_weight)
+            held_out = self._read_validation(
+                X_val, y_val, sample_weight_val, corpus_val, data
+            )
+            self._check_learnable(data)
+            self._check_own(data)
+            trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
+            pool = len((held_out or data).documents)
+            most = most_validated(trainer, data, pool)
+            if held_out is not None:
+                held_out = sample_queries(held_out, most, rng)
+            split = self._split(data, held_out, trainer, most, trained)
+            tasks = trainer.tasks = EpochTasks(
+                self, X, y, trainer.epochs * (1 + self.refit)
+            )
+            self._fit_encoder(
+                trainer, data, X, y, sample_weight, corpus, split and split[0]
+            )
+            train = everything = trainer.prepare(data)
+            validation = None if held_out is None else trainer.prepare(held_out)
+            if split:
+                train, validation = (everything.subset(queries) for queries in split)
+            monitor = self._monitor(trainer, data, validation)
+            state = validated = trainer.train(train, monitor, trainer.epochs)
+            if self.refit and split:
+                tasks.refitting = True  # with what was held out
+                if self._fit_encoder(trainer, data, X, y, sample_weight, corpus):
+                    everything = trainer.prepare(data)
+                if monitor.best_step:
+                    state = trainer.train(
+                        everything,
+                        self._monitor(trainer, data, None),
+                        monitor.best_epoch,
+                    )
+                else:
+                    state = trainer.unchanged(state)
+            self._sizes = {
+                "queries": data.n_queries,
+                "documents": len(data.documents),
+                _POOL: pool,
+            }
+            self._keep(trainer, state, monitor)
+            self._remember(data, split, validated, trained)
+            tasks.close()
         return self
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        """A context in which a fit that others see too says nothing."""
+        return nullcontext()
 
     def _trained_before(self) -> Ints | None:
         """Keys of the queries of earlier fits, which a warm start goes on from."""

@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +76,17 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def fits(no_dropout, pairs, output):
-    """Options and data of fits by name; "written" is resumed at its end."""
+    """Options and data of fits by name; "written" is also resumed."""
     options = {"model_id": no_dropout, **OPTIONS}
     plain = {"X": pairs[0], "y": pairs[1]}
     # repeated documents, so that batches are planned
     data = {"X": pairs[0], "y": [*pairs[1][:20], *pairs[1][:20]]}
-    data = {**data, "X_val": pairs[0][:20], "y_val": pairs[1][:20]}
+    data = {**data, "X_val": pairs[0][:19], "y_val": pairs[1][:19]}
     written = {**options, "evaluation_steps": 3}
     written |= {"trainer_params": {"max_steps": 10, "lr_scheduler_type": "cosine"}}
     written |= {"model_output_path": str(output / "model")}
     written |= {"save_checkpoints": True, "checkpoint_save_steps": 4}
+    crowded = {"X": pairs[0], "y": pairs[1][:2] * 20}
     others = LOSSES | {name: extra for name, (extra, _) in REFUSED.items()}
     return {
         "written": {"options": written, "data": data},
@@ -90,6 +94,7 @@ def fits(no_dropout, pairs, output):
             "options": {**written, "resume_from_checkpoint": True},
             "data": data,
         },
+        "crowded": {"options": options, "data": crowded},
         **{
             name: {"options": {**options, **extra}, "data": plain}
             for name, extra in others.items()
@@ -97,20 +102,34 @@ def fits(no_dropout, pairs, output):
     }
 
 
+def torchrun(fits, folder):
+    """Start both processes; each writes a report when it has finished."""
+    (folder / "fits.json").write_text(json.dumps(fits))
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", "2", SCRIPT, folder / "fits.json", folder),
+        ],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
+
+
+def reports_of(fits, folder):
+    assert torchrun(fits, folder).wait(timeout=240) == 0
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
 @pytest.fixture(scope="module")
 def reports(fits, output):
     """Of each process; starting them takes longer than all fits."""
-    (output / "fits.json").write_text(json.dumps(fits))
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc_per_node", "2", SCRIPT, output / "fits.json", output),
-        ],
-        check=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        timeout=240,
-    )
-    return [json.loads((output / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return reports_of(fits, output)
+
+
+def assert_equal_reports(first, second):
+    """But for what is said."""
+    for key in ("weights", "history", "vectors"):
+        assert first[key] == second[key], key
 
 
 def assert_same_model(fit, report, tolerance=1e-5):
@@ -124,11 +143,14 @@ def assert_same_model(fit, report, tolerance=1e-5):
 
 def test_two_processes_train_as_one(fits, reports, output):
     first, second = reports
-    assert first["written"] == second["written"] == first["resumed"]
+    assert_equal_reports(first["written"], second["written"])
+    assert_equal_reports(first["written"], first["resumed"])
     assert [h["step"] for h in first["written"]["history"]] == [0, 3, 6, 9, 10]
     options = {**fits["written"]["options"], "save_checkpoints": False}
     options["model_output_path"] = None
     assert_same_model({**fits["written"], "options": options}, first["written"])
+    steps = [path.name for path in output.glob("model/checkpoints/*/fit/*")]
+    assert sorted(steps) == ["checkpoint-10", "checkpoint-4", "checkpoint-8"]
     written = SentenceTransformer(str(output / "model"), device="cpu")
     vectors = written.encode_query(fits["written"]["data"]["X"])
     assert np.abs(vectors - np.array(first["written"]["vectors"])).max() < 1e-6
@@ -137,11 +159,66 @@ def test_two_processes_train_as_one(fits, reports, output):
 @pytest.mark.parametrize("name", LOSSES)
 def test_any_loss_sees_the_batch_of_all_processes(fits, reports, name):
     first, second = reports
-    assert first[name] == second[name]
+    assert_equal_reports(first[name], second[name])
     assert_same_model(fits[name], first[name])
+
+
+def test_only_the_first_process_speaks(reports):
+    """Of two documents that answer all queries, a batch holds each once."""
+    first, second = (report["crowded"] for report in reports)
+    assert any("repeat so often" in warning for warning in first["warned"])
+    assert "fit" in first["shown"]
+    assert second["warned"] == [] and second["shown"] == ""
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_errors_reach_every_process(reports, name):
     for report in reports:
         assert REFUSED[name][1] in report[name]["error"]
+
+
+def test_another_number_of_processes_does_not_resume(fits, reports):
+    resumed = EmbeddingFinetuner(**fits["resumed"]["options"])
+    message = r"number of processes \(2 there, 1 here\)"
+    with pytest.raises(ValueError, match=message):
+        resumed.fit(**fits["resumed"]["data"])
+
+
+@pytest.mark.slow
+def test_kills_while_checkpoints_are_saved(fits, tmp_path):
+    """Twenty times at a random moment; each time the fit goes on, to the same end."""
+    rng = random.Random(0)
+    options = {**fits["written"]["options"], "epochs": 40, "checkpoint_save_steps": 1}
+
+    def fit(name, **extra):
+        options_ = {**options, "model_output_path": str(tmp_path / name), **extra}
+        return {"fit": {"options": options_, "data": fits["written"]["data"]}}
+
+    whole = reports_of(fit("whole"), tmp_path)
+    resumed = fit("killed", resume_from_checkpoint=True)
+    reached = 0
+    for _ in range(20):
+        launch = torchrun(resumed, tmp_path)
+        while newest(tmp_path / "killed") < reached + 2:
+            assert launch.poll() is None
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.2))
+        for rank in (0, 1):
+            os.kill(int((tmp_path / f"{rank}.pid").read_text()), signal.SIGKILL)
+        launch.wait()
+        reached = newest(tmp_path / "killed")
+    for ours, theirs in zip(reports_of(resumed, tmp_path), whole, strict=True):
+        assert_equal_reports(ours["fit"], theirs["fit"])
+
+
+def newest(output):
+    """The step of the newest checkpoint, complete or not."""
+    checkpoints = output.glob("checkpoints/*/fit/checkpoint-*")
+    return max((int(path.name.rpartition("-")[2]) for path in checkpoints), default=0)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
+def test_parts_of_a_model_in_every_process(bert_model, pairs, monkeypatch, name):
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ValueError, match=f"ACCELERATE_USE_{name}=true asks for parts"):
+        EmbeddingFinetuner("no/model").fit(*pairs)

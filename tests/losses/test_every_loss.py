@@ -47,6 +47,16 @@ def test_the_guide_lists_every_loss():
     assert processes == {name: in_several(spec) for name, spec in LOSSES.items()}
 
 
+@every_loss
+def test_every_loss_takes_the_vectors_of_all_processes_or_says_why_not(loss):
+    spec = LOSSES[loss]
+    cls = getattr(losses, spec.class_name)
+    takes = hasattr(cls, "compute_loss_from_embeddings") or hasattr(
+        cls, "calculate_loss"
+    )
+    assert takes or spec.one_process or spec.shared_with or spec.needs == "loss"
+
+
 def in_several(spec):
     """What the guide says of several processes."""
     if spec.needs == "loss":
