@@ -221,9 +221,9 @@ class Watch(TrainerCallback):
 
     def progress(self) -> dict[str, Any]:
         """What `restore` needs, as JSON values; all processes must ask."""
-        mean = self.trainer.processes.mean
+        losses = [loss.item() for loss in self.losses]
         return {
-            "losses": [mean(loss).item() for loss in self.losses],
+            "losses": self.trainer.processes.collect(losses),
             "stopped": self.stopped,
             "monitor": self.monitor.progress(),
         }
@@ -232,7 +232,8 @@ class Watch(TrainerCallback):
         self, progress: dict[str, Any], best_state: dict[str, Tensor] | None
     ) -> None:
         device = self.trainer.model.device
-        self.losses = [torch.tensor(x, device=device) for x in progress["losses"]]
+        losses = progress["losses"][self.trainer.processes.rank]
+        self.losses = [torch.tensor(x, device=device) for x in losses]
         self.stopped = progress["stopped"]
         self.monitor.restore(progress["monitor"], best_state)
 

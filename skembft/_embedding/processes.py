@@ -59,6 +59,13 @@ class Processes:
             raise error
         return result
 
+    def collect(self, value: T) -> list[T]:
+        """The values of all processes, in all of them."""
+        values = [value] * self.count
+        if self.count > 1:
+            torch.distributed.all_gather_object(values, value)
+        return values
+
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean over all processes."""
         if self.count > 1:
