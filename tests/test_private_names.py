@@ -30,6 +30,7 @@ NAMES = {
     "_fit_context": "sklearn.base",
     "_get_param_names": "sklearn.base",
     "_init_callback_context": "sklearn.callback._callback_support",
+    "_skl_callbacks": "sklearn.callback._callback_support",
     "_safe_indexing": "sklearn.utils",
     "_sklearn_output_config": "sklearn.utils._set_output",
 }
