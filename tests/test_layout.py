@@ -24,7 +24,8 @@ WITHOUT_TORCH = {
     *("_adapter/estimator", "_adapter/params", "_adapter/saved"),
     *("_embedding/estimator", "_embedding/checkpoints"),
     *("_embedding/identity", "_embedding/output"),
-    *("_models/files", "_models/lora", "_models/params", "_models/prompts"),
+    *("_models/files", "_models/kinds", "_models/lora", "_models/params"),
+    *("_models/prompts", "_models/similarity"),
 }
 HEAVY = {"accelerate", "peft", "sentence_transformers", "torch", "transformers"}
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))

@@ -40,6 +40,7 @@ from skembft._utils.types import (
     Path,
     RandomState,
     Role,
+    Similarity,
     Vectors,
 )
 from skembft._utils.vectors import check_finite
@@ -113,7 +114,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         Text put before every query or document, in training and in use. None means the
         model's own prompts.
     normalize : bool, default=True
-        Give unit vectors; the model then ends in a Normalize module.
+        Give unit vectors; the model then ends in a Normalize module. Others are ranked
+        by the similarity function that the model is saved with, "cosine" or "dot";
+        a model with a distance is refused.
     trainable : {"all", "lora"} or int, default="all"
         What is trained: all weights; the top so many transformer layers and what
         follows them (what the layers below make of a text is then computed once, and
@@ -453,6 +456,12 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         """
         check_is_fitted(self)
         return self._query_vectors(check_queries(X, "text"))
+
+    @property
+    def _similarity(self) -> Similarity:
+        from skembft._models.loading import similarity_of_model
+
+        return similarity_of_model(self.model_)
 
     def _query_vectors(self, queries: list[str]) -> Vectors:
         return self._encode(queries, "query")

@@ -23,6 +23,7 @@ from skembft._models.loading import (
     ends_in_normalize,
     hash_weights,
     load_for_training,
+    similarity_of_model,
 )
 from skembft._utils.search import in_fold, in_search
 
@@ -75,6 +76,10 @@ def _start_model(finetuner: Settings, warm: bool) -> tuple[SentenceTransformer, 
         fingerprint = hash_weights(model)
     else:
         model, fingerprint = load_for_training(ModelOptions.of(finetuner))
-    if finetuner.normalize and not ends_in_normalize(model):
+    if not finetuner.normalize:
+        similarity_of_model(model)  # which refuses distances
+        return model, fingerprint
+    if not ends_in_normalize(model):
         model.append(Normalize())
+    model.similarity_fn_name = "cosine"
     return model, fingerprint

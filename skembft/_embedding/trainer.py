@@ -43,7 +43,7 @@ from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._models.devices import current
 from skembft._models.encoding import encode
-from skembft._models.loading import dimension_of
+from skembft._models.loading import dimension_of, similarity_of_model
 from skembft._models.precision import resolve_precision
 from skembft._models.prompts import choose_prompt
 from skembft._models.random_state import seeded_rng
@@ -95,6 +95,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     ) -> None:
         super().__init__(estimator, rng)
         self.model = model
+        self.similarity = similarity_of_model(model)
         own: dict[str, Any] = model.prompts  # none is None, whatever its type says
         self.prompts = {
             "query": choose_prompt(own, estimator.query_prompt, "query"),

@@ -536,8 +536,9 @@ class BaseFinetuner(
         indices : int64 ndarray of shape (n, min(k, n_documents))
             Indices into `corpus`, best first; ties in the order of `corpus`.
         scores : float32 ndarray of the same shape
-            Cosine similarities, or dot products after `CorpusFinetuner` with
-            ``method="nudge_m"``.
+            Cosine similarities; dot products after `CorpusFinetuner` with
+            ``method="nudge_m"``, and with ``normalize=False`` of a model whose
+            similarity function is the dot product.
 
         Raises
         ------

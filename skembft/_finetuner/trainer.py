@@ -12,7 +12,7 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.divergence import largest_weight
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
-from skembft._utils.types import Floats, Ints, Metrics, Vectors
+from skembft._utils.types import Floats, Ints, Metrics, Similarity, Vectors
 from skembft.metrics._scoring import rank
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Trainer(ABC, Generic[P, S]):
 class GradientTrainer(Trainer[P, S]):
     """Trains weights by gradient descent."""
 
+    similarity: Similarity = "cosine"  # by which an evaluation ranks
     largest_at_start = 0.0
 
     @abstractmethod
@@ -130,6 +131,7 @@ class GradientTrainer(Trainer[P, S]):
             documents,
             prepared.data.relevance,
             metrics,
+            similarity=self.similarity,
             exclude=prepared.data.excluded(self.settings.exclude_self),
         ).values
 

@@ -31,6 +31,7 @@ from skembft._models.lora import has_lora, merge_lora, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
 from skembft._models.random_state import isolated_rng
+from skembft._models.similarity import similarity_of
 from skembft._utils import types
 from skembft._utils.messages import shorten
 from skembft._utils.search import in_search
@@ -381,3 +382,8 @@ def dimension_of(model: SentenceTransformer) -> int:
 def ends_in_normalize(model: SentenceTransformer) -> bool:
     """Whether the last module of a model is Normalize."""
     return any(isinstance(module, Normalize) for module in list(model)[-1:])
+
+
+def similarity_of_model(model: SentenceTransformer) -> types.Similarity:
+    """What vectors of a model are ranked by, as they come out of it."""
+    return similarity_of(model.similarity_fn_name, unit=ends_in_normalize(model))

@@ -165,7 +165,8 @@ class Exporter:
         config["prompts"] = {**prompts, **mine}
         # where only one kind of text comes, a plain `encode` means it
         config["default_prompt_name"] = role if role and mine[role] else None
-        config["similarity_fn_name"] = "cosine"
+        if self.layers or self.normalize or "similarity_fn_name" not in config:
+            config["similarity_fn_name"] = "cosine"
         config.setdefault("model_type", "SentenceTransformer")
         dump_json(path, config)
 

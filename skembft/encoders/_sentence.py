@@ -17,7 +17,8 @@ from sklearn.utils._param_validation import (
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.params import HasModelParams, check_model_params, key_of
 from skembft._models.prompts import choose_prompt
-from skembft._utils.types import Params, Path, Role
+from skembft._models.similarity import similarity_of
+from skembft._utils.types import Params, Path, Role, Similarity
 from skembft.encoders._store import Key, Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
@@ -77,7 +78,8 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
         Text put before every query or document. None means the model's own prompts,
         "" none at all.
     normalize : bool, default=True
-        Scale vectors to unit length.
+        Scale vectors to unit length. Others are ranked by the similarity function that
+        the model is saved with, "cosine" or "dot"; scores refuse a distance.
     precision : {"float32", "auto"}, default="float32"
         "float32" means it however the model is stored. "auto" computes in bfloat16 on
         a CPU or GPU that has it natively: two to three times as fast, at a cosine of
@@ -212,6 +214,16 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
     def _prompt(self, files: ModelFiles, role: Role) -> str:
         given = self.query_prompt if role == "query" else self.document_prompt
         return choose_prompt(files.prompts(), given, role)
+
+    @property
+    def _similarity(self) -> Similarity:
+        if self.normalize:
+            return "cosine"
+        files = self._files()
+        config = files.config("config_sentence_transformers.json")
+        last = "".join(module["type"] for module in files.modules()[-1:])
+        unit = last.endswith(".Normalize") and self.truncate_dim is None
+        return similarity_of(config.get("similarity_fn_name"), unit=unit)
 
     def _precision(self) -> Computed:
         if self.precision == "float32":

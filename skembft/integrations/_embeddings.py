@@ -134,9 +134,9 @@ class TextEmbedder:
             )
         if getattr(finetuner, "_similarity", "cosine") == "dot":
             warnings.warn(
-                "Vectors of a CorpusFinetuner with method='nudge_m' must be ranked by "
-                "inner product: set it in the vector store, whose default is often the "
-                "cosine, or use method='nudge_n'.",
+                f"Vectors of this {type(finetuner).__name__} must be ranked by inner "
+                "product: set it in the vector store, whose default is often the "
+                "cosine, or fit with method='nudge_n' or normalize=True.",
                 UserWarning,
                 stacklevel=3,
             )

@@ -228,6 +228,8 @@ def encode_with(
     """
     if estimator is None:
         return *data.vectors, "cosine"
+    # which may refuse
+    similarity: Similarity = getattr(estimator, "_similarity", "cosine")
     if hasattr(estimator, "_query_vectors"):
         queries = estimator._query_vectors(data.queries)
     else:
@@ -235,7 +237,7 @@ def encode_with(
     documents = to_array(
         estimator.transform_documents(data.documents), "The document vectors"
     )
-    return queries, documents, getattr(estimator, "_similarity", "cosine")
+    return queries, documents, similarity
 
 
 def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:

@@ -99,8 +99,9 @@ def mine_hard_negatives(
         corpus = check_items(corpus, "corpus", kind)  # before anything is encoded
     if getattr(encoder, "_similarity", "cosine") == "dot":
         raise ValueError(
-            "mine_hard_negatives compares cosines, and this encoder ranks by dot "
-            "product (nudge_m): mine with the encoder that it was fitted over."
+            f"mine_hard_negatives compares cosines, and this {type(encoder).__name__} "
+            "ranks by dot product: mine with normalize=True, or with the encoder that "
+            "a CorpusFinetuner was fitted over."
         )
     own = exclude_self or getattr(encoder, "exclude_self", False)
     data = read_data(encoder, X, y, own=own)
