@@ -44,11 +44,7 @@ class LayerStack:
     @classmethod
     def of(cls, model: SentenceTransformer, purpose: str) -> Self:
         """Find the layers, or raise an error that says what wanted them."""
-        if any(isinstance(module, Router) for module in model):
-            raise InvalidParameterError(
-                f"{purpose} needs one stack of layers, and this model routes queries "
-                "and documents through modules of their own."
-            )
+        _refuse_routes(model, f"{purpose} needs one stack of layers")
         transformer = transformer_of(model)
         count = getattr(getattr(transformer, "config", None), "num_hidden_layers", None)
         for path, module in model.named_modules():
@@ -57,7 +53,15 @@ class LayerStack:
                 return cls(model.get_submodule(parent), name, path)
         raise InvalidParameterError(
             f"{purpose} needs a model with transformer layers, and "
-            f"{type(model[0]).__name__} has none that skembft finds."
+            f"{type(transformer or model[0]).__name__} has none that skembft finds."
+        )
+
+
+def _refuse_routes(model: SentenceTransformer, needs: str) -> None:
+    if any(isinstance(module, Router) for module in model):
+        raise InvalidParameterError(
+            f"{needs}, and this model routes queries and documents through modules of "
+            "their own."
         )
 
 
@@ -203,6 +207,8 @@ def lora_config(params: Params | None) -> "LoraConfig":
 
 def add_lora(model: SentenceTransformer, params: Params | None) -> None:
     """Freeze a model and add low-rank weights to its linear layers (peft)."""
+    # which would be added to the first route only
+    _refuse_routes(model, "trainable='lora' needs one transformer")
     if transformer_of(model) is None or not model.has_peft_compatible_model():
         raise InvalidParameterError(
             f"trainable='lora' needs a transformer, not {type(model[0]).__name__}."

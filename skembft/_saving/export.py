@@ -168,6 +168,7 @@ class Exporter:
         if self.layers or self.normalize or "similarity_fn_name" not in config:
             config["similarity_fn_name"] = "cosine"
         config.setdefault("model_type", "SentenceTransformer")
+        config.pop("truncate_dim", None)  # of the base; ours is a module
         dump_json(path, config)
 
     # ---- what comes after it

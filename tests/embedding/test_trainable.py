@@ -499,6 +499,9 @@ def test_queries_and_documents_with_routes_of_their_own(bert_model, pairs, tmp_p
     assert any("query" in n for n in names) and any("document" in n for n in names)
     with pytest.raises(ValueError, match="trainable=1 needs one stack of layers"):
         finetuner.set_params(trainable=1).fit(*pairs)
+    # the queries' transformer alone would have got the low-rank weights
+    with pytest.raises(ValueError, match="trainable='lora' needs one transformer"):
+        finetuner.set_params(trainable="lora").fit(*pairs)
 
 
 def test_layers_that_give_tuples_are_left_out_too(pairs, tmp_path, bert_model):

@@ -181,6 +181,24 @@ def test_a_route_that_reads_whole_texts(bert_model, pairs, tmp_path):
     assert finetuner.model_[0].sub_modules["document"][0].max_seq_length == 8
 
 
+@pytest.mark.parametrize("truncate_dim", [None, 12])
+def test_dimensions_that_a_model_is_saved_with(
+    static_model, pairs, tmp_path, truncate_dim
+):
+    """None means all; an adapter was saved with those of its base behind it."""
+    model = SentenceTransformer(static_model, truncate_dim=8, device="cpu")
+    path = str(tmp_path / "base")
+    model.save_pretrained(path, create_model_card=False)
+    encoder = SentenceEncoder(path, truncate_dim=truncate_dim, device="cpu")
+    adapter = AdapterFinetuner(encoder, epochs=1, random_state=0).fit(*pairs)
+    adapter.save_pretrained(tmp_path / "saved")
+    saved = SentenceTransformer(str(tmp_path / "saved"), device="cpu")
+    assert adapter.embedding_dim_ == (truncate_dim or 16)
+    np.testing.assert_allclose(
+        saved.encode_query(pairs[0]), adapter.transform(pairs[0]), atol=1e-5
+    )
+
+
 def test_a_model_that_cannot_cut(static_model):
     for cls in (SentenceEncoder, EmbeddingFinetuner):
         with pytest.raises(ValueError, match="a StaticEmbedding reads the whole"):
