@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help demo test test-slow newest interop lint format docs bench-adapters \
-	bench-defaults bench-finetune bench-scoring bench-scale clean
+	bench-defaults bench-finetune bench-scoring bench-scale models clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -42,6 +42,7 @@ help:
 	@echo "                scoring against a plain matmul, and the statistics, 15 minutes"
 	@echo "make bench-scale"
 	@echo "                growth of time and memory up to a million rows, 15 minutes"
+	@echo "make models     which kinds of models work, tried one by one, five minutes"
 	@echo "make clean      remove the virtual environment and caches"
 
 # torch goes first and by itself, so that a CPU build at hand is taken
@@ -133,6 +134,10 @@ bench-scoring: $(VENV)/.test
 
 bench-scale: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scale.py --threads 1
+
+# prints the table of docs/models.md; ends with an error if a kind that should work fails
+models: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(PY) $(BENCH)/models.py
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
