@@ -105,6 +105,27 @@ def test_directories_of_transformers_by_their_heads(
     refused(plain, message, monkeypatch)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_names_in_the_cache_of_the_hub(base, plain, tmp_path, monkeypatch, whole):
+    """Of one without modules.json only a download tells that there is none."""
+    change(base / SETTINGS, model_type="CrossEncoder")
+    change(plain / "config.json", architectures=["BertForSequenceClassification"])
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123456789" * 4)
+    shutil.copytree(
+        base if whole else plain, repository / "snapshots" / ("0123456789" * 4)
+    )
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    message = "'owner/tiny' is a CrossEncoder" if whole else "is a reranker or classif"
+    for use in (
+        lambda: SentenceEncoder("owner/tiny").transform(["red1"]),
+        lambda: EmbeddingFinetuner("owner/tiny").fit(["a", "b"], ["c", "d"]),
+    ):
+        with pytest.raises(OSError, match=message):
+            use()
+
+
 @pytest.mark.parametrize("head", ["BertModel", "BertForMaskedLM", None])
 def test_directories_of_transformers_are_pooled_as_by_the_library(plain, head):
     change(plain / "config.json", architectures=[head] if head else None)
