@@ -4,9 +4,17 @@ Of the others Sentence Transformers makes one in silence: it takes their transfo
 and the mean of its tokens.
 """
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from skembft._models.files import ModelFiles, cannot_load
+from skembft._utils.messages import shorten
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _KINDS = {
     "SparseEncoder": "a SparseEncoder (of sparse vectors, such as SPLADE)",
@@ -27,6 +35,7 @@ _HEADS = re.compile(
     r"|MultipleChoice|NextSentencePrediction)"
 )
 _LATE = re.compile(r"HF_ColBERT|.*ForRetrieval")
+_OF_OTHERS = {".onnx", ".gguf", ".h5", ".msgpack", ".xml", ".ot"}  # torch reads none
 
 
 def check_bi_encoder(model_id: str, files: ModelFiles) -> None:
@@ -81,3 +90,24 @@ def _check_plain(model_id: str, files: ModelFiles) -> None:
     names = ("config.json", "adapter_config.json")
     if not any((files.root / name).is_file() for name in names):
         raise cannot_load(model_id, "it holds neither modules.json nor config.json.")
+
+
+def other_weights(model_id: str) -> str:
+    """What a directory, if it is one, holds of weights that torch does not read."""
+    paths = sorted(Path(model_id).rglob("*"))
+    names = [path.name for path in paths if path.suffix in _OF_OTHERS]
+    if not names:
+        return ""
+    return (
+        f" Of weights there is {shorten(names)}; skembft reads safetensors, and a "
+        "SentenceEncoder with backend='onnx' or 'openvino' what is of these."
+    )
+
+
+def check_vocabulary(model_id: str, model: SentenceTransformer) -> None:
+    """Refuse a tokenizer that transformers made where a model came without its own."""
+    tokenizer: Any = getattr(model[0], "tokenizer", None)
+    if hasattr(tokenizer, "all_special_tokens") and len(tokenizer) < 100:
+        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+            reason = "it has no vocabulary, such as tokenizer.json: all texts would be"
+            raise cannot_load(model_id, f"{reason} one.")

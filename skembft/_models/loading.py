@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias
 
 import torch
@@ -20,12 +19,11 @@ from sentence_transformers.sentence_transformer.modules import (
 from sentence_transformers.util import get_device_name
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from skembft._models.devices import check_available
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
-from skembft._models.kinds import check_bi_encoder
+from skembft._models.kinds import check_bi_encoder, check_vocabulary, other_weights
 from skembft._models.lengths import cut_to, limit_to_positions, set_max_seq_length
 from skembft._models.lora import has_lora, merge_lora, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
@@ -33,7 +31,6 @@ from skembft._models.precision import Computed, bf16_copy
 from skembft._models.random_state import isolated_rng
 from skembft._models.similarity import similarity_of
 from skembft._utils import types
-from skembft._utils.messages import shorten
 from skembft._utils.search import in_search
 
 _MAX_BYTES = 4 * 2**30  # of models that one process keeps in memory
@@ -262,40 +259,18 @@ def load_model(
             raise
         if options.revision is not None:
             reason = f"revision {options.revision!r}: {reason}"
-        raise cannot_load(model_id, reason + _other_weights(options)) from error
+        if options.backend == "torch":
+            reason += other_weights(model_id)
+        raise cannot_load(model_id, reason) from error
     if files is None:  # it was downloaded just now
         files = find_model(model_id, revision, loaded=True)
         if files is not None:
             check_bi_encoder(model_id, files)
-    _check_vocabulary(model_id, model)
+    check_vocabulary(model_id, model)
     _set_dtype(model, options)
     _keep_layout(model)
     limit_to_positions(model)
     return model
-
-
-def _other_weights(options: ModelOptions) -> str:
-    """What a directory holds of weights that the backend does not read."""
-    suffixes = {".onnx", ".gguf", ".h5", ".msgpack", ".xml", ".ot"}
-    paths = sorted(Path(options.model_id).rglob("*"))
-    names = [path.name for path in paths if path.suffix in suffixes]
-    if options.backend != "torch" or not names:
-        return ""
-    return (
-        f" Of weights there is {shorten(names)}; skembft reads safetensors, and a "
-        "SentenceEncoder with backend='onnx' or 'openvino' what is of these."
-    )
-
-
-def _check_vocabulary(model_id: str, model: SentenceTransformer) -> None:
-    """Refuse a tokenizer that transformers made where a model came without its own."""
-    tokenizer = getattr(model[0], "tokenizer", None)
-    if isinstance(tokenizer, PreTrainedTokenizerBase) and len(tokenizer) < 100:
-        if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-            reason = (
-                "it has no vocabulary, such as tokenizer.json: all texts would be one."
-            )
-            raise cannot_load(model_id, reason)
 
 
 def _set_lengths(model: SentenceTransformer, options: ModelOptions) -> None:
