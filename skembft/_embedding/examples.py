@@ -207,6 +207,7 @@ def _with_targets(
             prompt=choose_prompt(prompts, settings.document_prompt, "document"),
             normalize=settings.normalize,
             precision=settings.precision,
+            batch_tokens=settings.encode_batch_tokens,
         )
     return Examples(data, queries, positives[:, None], targets[rows])
 

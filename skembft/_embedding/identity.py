@@ -15,8 +15,9 @@ from skembft._utils.types import Items
 
 Identity: TypeAlias = dict[str, Any]  # JSON values by readable names
 
-# parameters that say where and how often to save, not what is trained
+# parameters that say where and how often to save, or how fast, not what is trained
 _NOT_TRAINING = {
+    "encode_batch_tokens",
     "model_output_path",
     "save_checkpoints",
     "checkpoint_save_steps",

@@ -310,6 +310,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             prompt=self.prompts[role],
             normalize=self.settings.normalize,
             precision=self.settings.precision,
+            batch_tokens=self.settings.encode_batch_tokens,
         )
 
     def evaluation_cost(self, n_queries: int, n_documents: int) -> int:

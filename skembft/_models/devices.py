@@ -14,11 +14,11 @@ def is_available(device: str | torch.device | None) -> bool:
 
 
 def check_available(device: str | torch.device | None) -> None:
-    """Refuse a device that this machine does not have."""
+    """Raise a ValueError that says what to do where torch cannot compute."""
     if not is_available(device):
         raise ValueError(
-            f"device={device!r} is not available on this machine; pass None to take "
-            "the best there is."
+            f"device={str(device)!r} is not available on this machine; pass None to "
+            "take the best there is."
         )
 
 

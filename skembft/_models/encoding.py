@@ -1,7 +1,9 @@
 """Encoding of texts, by a budget of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from threading import Lock, RLock
 from typing import NotRequired, TypedDict, Unpack
 from weakref import WeakKeyDictionary
@@ -33,6 +35,7 @@ class EncodingSettings(TypedDict):
     prompt: str
     normalize: bool
     precision: NotRequired[Precision]
+    batch_tokens: NotRequired[int | None]
     portion: NotRequired[int]
 
 
@@ -69,13 +72,16 @@ def encode_portions(
     prompt: str,
     normalize: bool,
     precision: Precision = "float32",
+    batch_tokens: int | None = None,
     portion: int = _PORTION,
 ) -> Iterator[tuple[Ints, Vectors]]:
     """Encode distinct texts in order of their token length, by a budget of tokens.
 
     Batches hold texts of about equal length, so that hardly any padding is computed,
-    and as many as fit the budget. Each goes through the model's own `encode_query` or
-    `encode_document`: routes, prompts and truncation are Sentence Transformers' own.
+    and as many as fit the budget, `batch_tokens` or what suits the device, which is
+    halved when the memory of a GPU runs out. Each goes through the model's own
+    `encode_query` or `encode_document`: routes, prompts and truncation are Sentence
+    Transformers' own.
 
     Yields
     ------
@@ -87,28 +93,55 @@ def encode_portions(
     run = model.encode_query if role == "query" else model.encode_document
     computed = resolve_precision(precision, device)
     bf16 = computed == "bf16"
-    budget = _TOKENS[computed][device.type != "cpu"]
+    budget = batch_tokens or _TOKENS[computed][device.type != "cpu"]
     dtypes = {parameter.dtype for parameter in model.parameters()}
     cast = bf16 and torch.float32 in dtypes
     unit = normalize or ends_in_normalize(model)
-    batches = list(token_batches(token_lengths(model, texts), budget))
-    for start in range(0, len(batches), portion):
-        parts = []
+
+    def encode_batch(rows: Ints) -> Vectors:
+        batch = run(
+            [texts[i] for i in rows],
+            batch_size=len(rows),
+            prompt=prompt,
+            normalize_embeddings=normalize,
+            show_progress_bar=False,
+        )
+        return np.asarray(batch, dtype=np.float32)
+
+    batches = _fitting_batches(token_lengths(model, texts), budget, encode_batch)
+    while True:
         with torch.autocast(device.type, torch.bfloat16) if cast else nullcontext():
-            for rows in batches[start : start + portion]:
-                batch = run(
-                    [texts[i] for i in rows],
-                    batch_size=len(rows),
-                    prompt=prompt,
-                    normalize_embeddings=normalize,
-                    show_progress_bar=False,
-                )
-                parts.append(np.asarray(batch, dtype=np.float32))
-        vectors: Vectors = np.concatenate(parts)
+            parts = list(islice(batches, portion))
+        if not parts:
+            return
+        vectors: Vectors = np.concatenate([vectors for _, vectors in parts])
         # bfloat16 leaves lengths that are off by up to 0.4 %
         if unit and (bf16 or dtypes - {torch.float32}):
             vectors = unit_rows(vectors)
-        yield np.concatenate(batches[start : start + portion]), vectors
+        yield np.concatenate([rows for rows, _ in parts]), vectors
+
+
+def _fitting_batches(
+    lengths: Ints, budget: int, encode_batch: Callable[[Ints], Vectors]
+) -> Iterator[tuple[Ints, Vectors]]:
+    """Yield batches and their vectors; by half of the budget where memory runs out."""
+    batches = deque(token_batches(lengths, budget))
+    while batches:
+        try:
+            vectors = encode_batch(batches[0])
+        except torch.OutOfMemoryError:
+            if len(batches[0]) == 1:
+                raise
+            vectors = None
+        if vectors is not None:
+            yield batches.popleft(), vectors
+            continue
+        # not in the handler, whose error holds on to what there is of the batch
+        torch.cuda.empty_cache()
+        longest = max(int(lengths[batches[0][0]]), 1)
+        budget = min(budget, len(batches[0]) * longest) // 2
+        rest = np.concatenate(batches)
+        batches = deque(rest[i] for i in token_batches(lengths[rest], budget))
 
 
 def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> Ints:

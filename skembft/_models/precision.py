@@ -13,7 +13,9 @@ from sentence_transformers.sentence_transformer.modules import (
     Transformer,
 )
 from sentence_transformers.util import get_device_name
+from torch import nn
 
+from skembft._models.devices import current, is_available
 from skembft._utils.vectors import unit_rows
 
 Precision: TypeAlias = Literal["float32", "auto"]  # what a user asks for
@@ -43,7 +45,14 @@ def bf16_copy(model: SentenceTransformer) -> SentenceTransformer | None:
     inner = getattr(model, "transformers_model", None)
     if not shipped or not type(inner).__module__.startswith("transformers.models."):
         return None
-    copy = deepcopy(model).to(torch.bfloat16)
+    # as transformers loads bfloat16: what no file holds, as rotary frequencies, stays.
+    # No second copy in float32 is made on the way
+    shorter = {
+        id(tensor): _shortened(tensor)
+        for tensor in model.state_dict(keep_vars=True).values()
+        if tensor.is_floating_point()
+    }
+    copy = deepcopy(model, shorter)
     first, second = (
         unit_rows(np.asarray(m.encode(_PROBES, show_progress_bar=False), np.float32))
         for m in (model, copy)
@@ -52,11 +61,21 @@ def bf16_copy(model: SentenceTransformer) -> SentenceTransformer | None:
     return copy if (cosines >= _LEAST_COSINE).all() else None
 
 
+def _shortened(tensor: torch.Tensor) -> torch.Tensor:
+    short = tensor.detach().to(torch.bfloat16)
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(short, requires_grad=tensor.requires_grad)
+    return short
+
+
 def has_bf16(device: str | torch.device) -> bool:
     """Whether a device computes bfloat16 natively (elsewhere it would be slower)."""
+    if not is_available(device):
+        return False
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with current(device):  # others of the machine may differ
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, name, bool)() for name in checks)

@@ -72,3 +72,39 @@ def test_random_states_of_gpus_that_are_started_up(started, monkeypatch):
     with isolated_rng():
         pass
     assert state[1] == state[:1] and len(seeds) == 3
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "no such"])
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_devices_that_are_not_there(bert_model, pairs, device, precision):
+    options = {"device": device, "precision": precision}
+    with pytest.raises(ValueError, match="is not available on this machine"):
+        EmbeddingFinetuner(bert_model, **options).fit(*pairs)
+    with pytest.raises(ValueError, match="is not available on this machine"):
+        SentenceEncoder(bert_model, **options).transform(["a text that is new"])
+
+
+def test_bfloat16_is_asked_of_the_device_itself(monkeypatch):
+    """A machine may have an older GPU beside a newer one."""
+    from contextlib import contextmanager
+
+    from skembft._models import precision
+
+    now = []
+
+    @contextmanager
+    def device(device):
+        now.append(device.index)
+        yield
+        now.pop()
+
+    def is_bf16_supported(including_emulation):
+        assert not including_emulation
+        return now == [1]
+
+    monkeypatch.setattr(precision, "is_available", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert precision.resolve_precision("auto", "cuda:1") == "bf16"
+    assert precision.resolve_precision("auto", "cuda:0") == "float32"
+    assert precision.resolve_precision("float32", "cuda:1") == "float32"

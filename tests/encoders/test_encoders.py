@@ -491,3 +491,70 @@ def test_an_encoder_of_ones_own_that_returns_something_else(shape):
     for finetuner in (AdapterFinetuner(Broken()), CorpusFinetuner(Broken())):
         with pytest.raises(ValueError, match="it must give a vector for each"):
             finetuner.fit(["a", "b", "c", "d"], ["e", "f", "g", "h"])
+
+
+# ---- memory of a GPU
+
+
+@pytest.fixture
+def small_gpu(monkeypatch):
+    """Runs out of memory above 20 tokens a batch; sizes of all batches that it took."""
+    import torch
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
+    sizes, forward = [], Transformer.forward
+
+    def limited(self, features, **kwargs):
+        sizes.append(features["input_ids"].numel())
+        if sizes[-1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, features, **kwargs)
+
+    monkeypatch.setattr(Transformer, "forward", limited)
+    return sizes
+
+
+def test_batches_are_halved_until_they_fit(bert_model, pairs, small_gpu):
+    queries = [*pairs[0], "red0 " * 18]
+    options = {"device": "cpu", "max_store_bytes": 0}
+    fine = SentenceEncoder(bert_model, encode_batch_tokens=20, **options)
+    expected = fine.transform(queries)
+    assert max(small_gpu) <= 20
+    small_gpu.clear()
+    vectors = SentenceEncoder(bert_model, **options).transform(queries)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    too_large = [size for size in small_gpu if size > 20]
+    assert too_large == small_gpu[: len(too_large)] == sorted(too_large, reverse=True)
+    assert 2 <= len(too_large) <= 5  # halves of 173, once
+
+
+def test_a_text_that_does_not_fit(bert_model, small_gpu):
+    import torch
+
+    encoder = SentenceEncoder(bert_model, device="cpu")
+    with pytest.raises(torch.OutOfMemoryError):
+        encoder.transform(["red0 " * 25, "red1"])
+
+
+def test_tokens_of_a_batch(bert_model, pairs, small_gpu):
+    """They are no part of what names vectors, nor of what is trained."""
+    from skembft import EmbeddingFinetuner
+    from skembft._embedding.identity import _NOT_TRAINING
+
+    first = SentenceEncoder(bert_model, device="cpu", encode_batch_tokens=8)
+    vectors = first.transform(pairs[0])
+    assert max(small_gpu) <= 8
+    small_gpu.clear()
+    second = SentenceEncoder(bert_model, device="cpu")
+    assert np.array_equal(second.transform(pairs[0]), vectors)
+    assert not small_gpu and first._fingerprint() == second._fingerprint()
+    finetuner = EmbeddingFinetuner(
+        bert_model, epochs=1, encode_batch_tokens=8, batch_size=2, device="cpu"
+    )
+    finetuner.fit(*pairs, X_val=pairs[0], y_val=pairs[1]).transform(pairs[0])
+    assert max(small_gpu) <= 16 and "encode_batch_tokens" in _NOT_TRAINING
+    for bad in (0, "auto", 2.5):
+        with pytest.raises(ValueError, match="'encode_batch_tokens' parameter"):
+            SentenceEncoder(bert_model, encode_batch_tokens=bad).transform(["a"])
+        with pytest.raises(ValueError, match="'encode_batch_tokens' parameter"):
+            EmbeddingFinetuner(bert_model, encode_batch_tokens=bad).fit(*pairs)
