@@ -188,7 +188,8 @@ def test_another_number_of_processes_does_not_resume(fits, reports):
 def test_kills_while_checkpoints_are_saved(fits, tmp_path):
     """Twenty times at a random moment; each time the fit goes on, to the same end."""
     rng = random.Random(0)
-    options = {**fits["written"]["options"], "epochs": 40, "checkpoint_save_steps": 1}
+    options = {**fits["written"]["options"], "checkpoint_save_steps": 1}
+    options |= {"trainer_params": {"max_steps": 200}}
 
     def fit(name, **extra):
         options_ = {**options, "model_output_path": str(tmp_path / name), **extra}
