@@ -39,6 +39,7 @@ OVERRIDDEN = {
     "_load_from_checkpoint": "transformers.trainer",
     "_save": "transformers.trainer",
     "_save_checkpoint": "transformers.trainer",
+    "_prepare_input": "transformers.trainer",
     "_save_rng_state": "transformers.trainer",
     "_load_rng_state": "transformers.trainer",
     "_setup_devices": "transformers.training_args",

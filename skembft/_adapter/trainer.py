@@ -20,6 +20,7 @@ from skembft._data.weights import draw_by_weight
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
+from skembft._models.devices import default_cpu
 from skembft._models.random_state import isolated_rng
 from skembft._utils.types import Ints, Params, Role, Vectors
 from skembft._utils.vectors import in_portions
@@ -66,6 +67,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         self.dim = encoded.queries.shape[1]
         return encoded
 
+    @default_cpu()
     def train(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> Weights:
         """Train from the start; return the state that the monitor chose."""
         if self._mines(encoded.data):
@@ -283,6 +285,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
 
     # ---- what the monitor and the estimator ask for
 
+    @default_cpu()
     @torch.no_grad()
     def vectors(self, encoded: EncodedData) -> tuple[Vectors, Vectors]:
         self._set_training(False)
@@ -336,6 +339,7 @@ def _check_any(examples: np.ndarray, needs: str = "positives") -> None:
         )
 
 
+@default_cpu()
 def apply_module(
     cls: type, params: Params, weights: Arrays, vectors: Vectors
 ) -> Vectors:

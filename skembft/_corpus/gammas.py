@@ -130,7 +130,7 @@ class _Block:
 
         self.moves, self.depth, self.ties = moves, depth, ties
         # fresh memory is slow: all blocks of queries use the same
-        self.memory = torch.empty(5, n_queries, len(moves.index))
+        self.memory = torch.empty(5, n_queries, len(moves.index), device="cpu")
 
     def fill(
         self, queries: Vectors, others: Ints, other_scores: Floats, hidden: Ints
@@ -190,7 +190,8 @@ class _Block:
         """Scores of the documents that move, at one gamma."""
         from torch import addcmul, as_tensor, mul
 
-        a, b = map(as_tensor, weights(gamma, self.moves.cosine, self.moves.sine))
+        factors = weights(gamma, self.moves.cosine, self.moves.sine)
+        a, b = (as_tensor(factor, device="cpu") for factor in factors)
         near = self.near if a.ndim == 0 else mul(self.near, a, out=out)
         addcmul(near, self.far, b, out=out)
 

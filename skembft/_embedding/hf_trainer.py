@@ -28,6 +28,7 @@ from transformers.trainer_utils import IntervalStrategy
 from skembft._embedding.batches import Plan, PlannedBatches
 from skembft._embedding.checkpoints import Phase
 from skembft._embedding.processes import Processes
+from skembft._embedding.speed.forward import keep_on_host
 from skembft._embedding.trainable import trained_state
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import Entry
@@ -100,7 +101,9 @@ class FinetuningTrainer(SentenceTransformerTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         if self.plan is None:
-            return super().get_train_dataloader()
+            loader = super().get_train_dataloader()
+            loader.device = None  # `_prepare_input` moves what it gives
+            return loader
         # as it is: accelerate would share out again what the plan has shared out
         return self._build_dataloader(
             self.train_dataset, self.args.train_batch_size, dataset_kind="train"
@@ -119,6 +122,14 @@ class FinetuningTrainer(SentenceTransformerTrainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a tensor without waiting for the GPU; remember it as it was."""
+        if not isinstance(data, Tensor):
+            return super()._prepare_input(data)
+        on_gpu = self.args.device.type == "cuda"  # whose batches are in pinned memory
+        moved = data.to(self.args.device, non_blocking=on_gpu)
+        return keep_on_host(moved, data)
 
     # ---- checkpoints
 
@@ -140,7 +151,9 @@ class FinetuningTrainer(SentenceTransformerTrainer):
         assert output_dir is not None  # of a checkpoint
         path = Path(output_dir)
         path.mkdir(parents=True, exist_ok=True)
-        weights = {name: t.detach().clone() for name, t in self._weights().items()}
+        weights = {
+            name: t.detach().to("cpu", copy=True) for name, t in self._weights().items()
+        }
         if not isinstance(self.watch.trainer.settings.trainable, Integral):
             save_with_code(self.model, path)  # so that it opens as a model
             if not has_lora(self.model):  # which holds them all

@@ -17,6 +17,7 @@ from skembft._embedding.output import CHECKPOINTS
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainer import ModelTrainer
 from skembft._finetuner.trainer import Settings
+from skembft._models.devices import default_cpu
 from skembft._models.lengths import set_max_seq_length
 from skembft._models.loading import (
     ModelOptions,
@@ -28,6 +29,7 @@ from skembft._models.loading import (
 from skembft._utils.search import in_fold, in_search
 
 
+@default_cpu()
 def open_trainer(
     finetuner: Settings,
     rng: np.random.RandomState,

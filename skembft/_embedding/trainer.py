@@ -41,7 +41,7 @@ from skembft._embedding.trainable import (
 from skembft._embedding.trainer_params import make_callbacks, trainer_arguments
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
-from skembft._models.devices import current
+from skembft._models.devices import current, default_cpu
 from skembft._models.encoding import encode
 from skembft._models.loading import dimension_of, similarity_of_model
 from skembft._models.precision import resolve_precision
@@ -117,6 +117,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     def prepare(self, data: RetrievalData) -> TextData:
         return TextData(data)
 
+    @default_cpu()
     def train(self, texts: TextData, monitor: Monitor, epochs: float) -> State:
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings

@@ -103,6 +103,7 @@ def trainer_arguments(params: Params | None, **own: Any) -> FinetuningArguments:
     """The arguments that a fit sets, and those of `trainer_params`; quiet otherwise."""
     given = {k: v for k, v in (params or {}).items() if k != _CALLBACKS}
     quiet: Params = {"report_to": "none", "disable_tqdm": True}
+    quiet["logging_nan_inf_filter"] = False  # it waits for every loss
     if not given.keys() & {"report_to", "logging_steps"}:
         quiet["logging_strategy"] = "no"
     return FinetuningArguments(**quiet | given | own)

@@ -1,6 +1,7 @@
 """Where torch computes. Imports torch: import it lazily."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
@@ -26,3 +27,16 @@ def current(device: torch.device) -> AbstractContextManager[None]:
     """Let a GPU be the current one of its kind, which "cuda" means, until the end."""
     set_device = getattr(torch.get_device_module(device), "device", None)
     return nullcontext() if set_device is None else set_device(device)
+
+
+@contextmanager
+def default_cpu() -> Iterator[None]:
+    """Let tensors that are made without a device be on the CPU, as torch has it.
+
+    A user may have said otherwise by `torch.set_default_device`.
+    """
+    if torch.get_default_device().type == "cpu":
+        yield
+        return
+    with torch.device("cpu"):
+        yield

@@ -13,6 +13,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from skembft._models.devices import default_cpu
 from skembft._models.loading import dimension_of, ends_in_normalize
 from skembft._models.precision import Precision, resolve_precision
 from skembft._utils.types import Ints, Role, Vectors
@@ -98,6 +99,7 @@ def encode_portions(
     cast = bf16 and torch.float32 in dtypes
     unit = normalize or ends_in_normalize(model)
 
+    @default_cpu()
     def encode_batch(rows: Ints) -> Vectors:
         batch = run(
             [texts[i] for i in rows],

@@ -21,7 +21,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
-from skembft._models.devices import check_available
+from skembft._models.devices import check_available, default_cpu
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.kinds import check_bi_encoder, check_vocabulary, other_weights
 from skembft._models.lengths import cut_to, limit_to_positions, set_max_seq_length
@@ -217,6 +217,7 @@ def _loaded_key(options: ModelOptions, files: ModelFiles | None) -> _Key:
     )
 
 
+@default_cpu()
 def load_model(
     options: ModelOptions, revision: str | None = None
 ) -> SentenceTransformer:
@@ -345,6 +346,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+@default_cpu()
 def dimension_of(model: SentenceTransformer) -> int:
     """Width of a model's vectors, also where none of its modules tells it."""
     dimension = model.get_embedding_dimension()

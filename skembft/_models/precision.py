@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from sentence_transformers.util import get_device_name
 from torch import nn
 
-from skembft._models.devices import current, is_available
+from skembft._models.devices import current, default_cpu, is_available
 from skembft._utils.vectors import unit_rows
 
 Precision: TypeAlias = Literal["float32", "auto"]  # what a user asks for
@@ -35,6 +35,7 @@ _PROBES = [
 ]
 
 
+@default_cpu()
 def bf16_copy(model: SentenceTransformer) -> SentenceTransformer | None:
     """A copy in bfloat16, or None where its vectors are not those of float32.
 

@@ -28,13 +28,21 @@ class _Turns:
     @contextmanager
     def short(self) -> Iterator[None]:
         self._count(1)
+        left = False
         try:
             with self._state:
-                yield
+                try:
+                    yield
+                finally:
+                    # before a fit can go on, which would keep this thread waiting
+                    self._count(-1)
+                    left = True
+                    self._state.notify_all()
         finally:
-            self._count(-1)
-            with self._state:
-                self._state.notify_all()
+            if not left:  # interrupted while waiting
+                self._count(-1)
+                with self._state:
+                    self._state.notify_all()
 
     @contextmanager
     def long(self) -> Iterator[None]:

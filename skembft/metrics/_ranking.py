@@ -68,9 +68,9 @@ def top_k(
     q = to_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, QUERY_STEP))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
-    block = torch.empty(query_step * min(document_step, n_documents))
-    best_score = torch.full((n_queries, k), -torch.inf)
-    best_index = torch.full((n_queries, k), -1)
+    block = torch.empty(query_step * min(document_step, n_documents), device="cpu")
+    best_score = torch.full((n_queries, k), -torch.inf, device="cpu")
+    best_index = torch.full((n_queries, k), -1, device="cpu")
     places = None if ties is None else torch.from_numpy(ties)
     for start in range(0, n_documents, document_step):
         chunk = to_tensor(documents[start : start + document_step], start, "document")
@@ -129,7 +129,8 @@ def _improve(
         counts = np.bincount(row, minlength=n_queries)
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         shape = (n_queries, k + counts.max(initial=0))
-        score, index = torch.full(shape, -torch.inf), torch.full(shape, -1)
+        score = torch.full(shape, -torch.inf, device="cpu")
+        index = torch.full(shape, -1, device="cpu")
         score[:, :k], index[:, :k] = best_score, best_index
         score.numpy()[row, k + place] = scores.numpy()[row, document]
         index.numpy()[row, k + place] = document + start
@@ -179,7 +180,9 @@ def block_top_k(
     rows = torch.nonzero(crowded)[:, 0]
     if len(rows):
         part, level = scores[rows], threshold[rows]
-        order = torch.arange(scores.shape[1]) if places is None else places
+        order = places
+        if order is None:
+            order = torch.arange(scores.shape[1], device="cpu")
         order = order.expand_as(part).masked_fill(part > level, -1)
         order = order.masked_fill(part < level, torch.iinfo(order.dtype).max)
         index[rows] = torch.topk(order, k, largest=False).indices

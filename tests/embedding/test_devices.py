@@ -1,5 +1,6 @@
 """Where a fit computes, shown without a GPU: by a CUDA that must not be started up."""
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -108,3 +109,72 @@ def test_bfloat16_is_asked_of_the_device_itself(monkeypatch):
     assert precision.resolve_precision("auto", "cuda:1") == "bf16"
     assert precision.resolve_precision("auto", "cuda:0") == "float32"
     assert precision.resolve_precision("float32", "cuda:1") == "float32"
+
+
+@pytest.fixture
+def another_default():
+    """The user's own default device, on which nothing can be computed."""
+    torch.set_default_device("meta")
+    yield
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    "options", [{"sort_by_length": False}, {"trainable": 1, "negatives": "hard"}]
+)
+def test_a_default_device_of_the_users_changes_nothing_of_models(
+    bert_model, pairs, another_default, options
+):
+    finetuner = EmbeddingFinetuner(
+        bert_model, epochs=1, random_state=0, device="cpu", **options
+    )
+    data = {"X_val": pairs[0], "y_val": pairs[1]}
+    vectors = finetuner.fit(*pairs, **data).transform(pairs[0])
+    torch.set_default_device(None)
+    assert np.array_equal(finetuner.fit(*pairs, **data).transform(pairs[0]), vectors)
+
+
+class Module(torch.nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.inner = torch.nn.Linear(dim, dim)
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"solver": "closed_form"},
+        {"adapter_params": {"output_dim": 8, "bias": True}, "side": "both"},
+        {"adapter": "low_rank", "warm_start": True},
+        {"adapter": "mlp", "loss": "triplet", "negatives": "hard"},
+        {"adapter": Module},
+    ],
+    ids=str,
+)
+def test_a_default_device_of_the_users_changes_nothing_of_adapters(
+    static_model, pairs, another_default, options
+):
+    encoder = SentenceEncoder(static_model, device="cpu", max_store_bytes=0)
+    data = {"X_val": pairs[0], "y_val": pairs[1]}
+    results = []
+    for _ in range(2):
+        finetuner = AdapterFinetuner(encoder, epochs=2, random_state=0, **options)
+        finetuner.fit(*pairs, **data).fit(*pairs, **data)
+        retrieved = finetuner.retrieve(pairs[0], pairs[1], k=5)
+        results.append((finetuner.transform(pairs[0]), *retrieved))
+        torch.set_default_device(None)
+    for found, expected in zip(*results, strict=True):
+        assert np.array_equal(found, expected)
+
+
+def test_a_default_device_of_the_users_changes_nothing_of_documents(
+    static_model, pairs, another_default
+):
+    finetuner = CorpusFinetuner(SentenceEncoder(static_model, device="cpu"))
+    data = {"X_val": pairs[0], "y_val": pairs[1]}
+    score = finetuner.fit(*pairs, **data).score(*pairs)
+    torch.set_default_device(None)
+    assert finetuner.fit(*pairs, **data).score(*pairs) == score

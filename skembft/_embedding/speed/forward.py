@@ -37,10 +37,30 @@ def length_sorted(model: nn.Module) -> Iterator[None]:
         parts = [plain(take(features, *chunk), **kwargs) for chunk in chunks]
         order = np.argsort(np.concatenate([rows for rows, _ in chunks]))
         embeddings = torch.cat([part["sentence_embedding"] for part in parts])
-        return {**features, "sentence_embedding": embeddings[torch.from_numpy(order)]}
+        index = move(torch.from_numpy(order), embeddings.device)
+        return {**features, "sentence_embedding": embeddings[index]}
 
     with replaced_forward(model, forward):
         yield
+
+
+def keep_on_host(moved: Tensor, original: Tensor) -> Tensor:
+    """Let `on_host` give what a tensor of a batch was before it was moved."""
+    if moved is not original:
+        moved.__dict__["on_host"] = original
+    return moved
+
+
+def on_host(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU; the CPU waits for a GPU only where it was not kept."""
+    return tensor.__dict__.get("on_host", tensor).cpu()
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for it."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @contextmanager
@@ -65,10 +85,11 @@ def split_by_length(features: Features) -> list[Chunk] | None:
     n_rows, width = mask.shape
     if n_rows * width < _MIN_TOKENS:
         return None
-    columns = _filled_columns(mask)
+    kept = on_host(mask)
+    columns = _filled_columns(kept)
     if columns is None:
         return None
-    lengths = mask.sum(dim=1).cpu().numpy()
+    lengths = kept.sum(dim=1).numpy()
     order = np.argsort(lengths, kind="stable")
     chunks = _cheapest_chunks(lengths[order], _PASS_TOKENS.get(mask.device.type, 4096))
     cost = sum(len(rows) * lengths[order[rows[-1]]] for rows in chunks)
@@ -117,7 +138,7 @@ def _cheapest_chunks(lengths: Ints, pass_tokens: int) -> list[Ints]:
 def take(features: Features, rows: Ints, columns: slice) -> Features:
     """Some rows of a batch of tokens, without the columns that they leave empty."""
     n_rows, width = features["attention_mask"].shape
-    index = torch.from_numpy(rows)
+    index = move(torch.from_numpy(rows), features["attention_mask"].device)
     out = {}
     for name, value in features.items():
         if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,):

@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skembft._embedding.speed.forward import Features, replaced_forward
+from skembft._embedding.speed.forward import (
+    Features,
+    move,
+    on_host,
+    replaced_forward,
+)
 from skembft._embedding.trainable import LayerStack
 from skembft._utils.types import Floats, Ints
 
@@ -109,7 +114,11 @@ class _LowerLayers:
 
     def forward(self, features: Features, **kwargs: Any) -> Features:
         mask = features.get("attention_mask")
-        if mask is None or mask.ndim != 2 or not (self.works and mask[:, 0].all()):
+        if (
+            mask is None
+            or mask.ndim != 2
+            or not (self.works and on_host(mask)[:, 0].all())
+        ):
             return self.plain(features, **kwargs)
         width = mask.shape[1]
         if width > self.checked:  # short texts may not tell, as within a window
@@ -130,8 +139,8 @@ class _LowerLayers:
 
     def _stored(self, features: Features, **kwargs: Any) -> Tensor | None:
         """What the frozen layers give, from the file; None where it has no room."""
-        mask = features["attention_mask"].bool().cpu().numpy()
-        ids = features["input_ids"].cpu().numpy()
+        mask = on_host(features["attention_mask"]).bool().numpy()
+        ids = on_host(features["input_ids"]).numpy()
         keys = [row[kept].tobytes() for row, kept in zip(ids, mask, strict=True)]
         new = {key: i for i, key in enumerate(keys) if key not in self.store}
         if new:
@@ -144,7 +153,7 @@ class _LowerLayers:
                 self._stop_keeping(error)
                 return None
         states = self.store.padded(keys, mask.shape[1])
-        return states.to(features["input_ids"].device)
+        return move(states, features["input_ids"].device)
 
     def _stop_keeping(self, error: OSError) -> None:
         self.keeps = False
@@ -160,7 +169,7 @@ class _LowerLayers:
 
     def _run_lower(self, features: Features, rows: Ints, **kwargs: Any) -> Tensor:
         n_rows = len(features["attention_mask"])
-        index = torch.from_numpy(rows)
+        index = move(torch.from_numpy(rows), features["attention_mask"].device)
         some = {
             name: value[index.to(value.device)]
             if isinstance(value, torch.Tensor) and value.shape[:1] == (n_rows,)
@@ -239,7 +248,7 @@ class _HiddenStates:
         if self.mapped is None:
             self.mapped = np.memmap(self.file, np.float32, mode="r")
         _, (_, dim) = self.places[keys[0]]
-        out = torch.zeros(len(keys), width, dim)
+        out = torch.zeros(len(keys), width, dim, device="cpu")
         for i, key in enumerate(keys):
             start, (length, dim) = self.places[key]
             states = self.mapped[start : start + length * dim].reshape(length, dim)
