@@ -18,7 +18,7 @@ export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
 .PHONY: help demo test test-slow newest interop lint format docs bench-adapters \
-	bench-defaults bench-finetune bench-scoring bench-scale models clean
+	bench-defaults bench-finetune bench-scoring bench-scale models gpu clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -26,6 +26,8 @@ help:
 	@echo "make test-slow  the tests that need minutes, on real data"
 	@echo "make newest     the test suite with the newest versions of everything, without"
 	@echo "                constraints, in an environment of its own"
+	@echo "make gpu        what a GPU computes, against the CPU; its time and memory beside bare"
+	@echo "                Sentence Transformers"
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
 	@echo "make lint       ruff and mypy"
@@ -72,6 +74,12 @@ test: lint
 test-slow: $(VENV)/.test
 	$(PIP) -e ".[test,quantization]"
 	$(PY) -m pytest -m slow
+
+# SKEMBFT_GPU_DEVICE=cpu, or gpu:0 (one that is not there), tries the tests themselves
+gpu: $(VENV)/.test
+	@test -n "$$SKEMBFT_GPU_DEVICE" || $(PY) -c \
+		"import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'make gpu: torch finds no CUDA GPU on this machine, nothing was tested')"
+	$(PY) -m pytest -m gpu tests/gpu
 
 .venv-latest/.done: pyproject.toml
 	$(PYTHON) -m venv $(@D)
