@@ -33,6 +33,7 @@ from skembft._utils.estimators import tag_text_input
 from skembft._utils.launched import check_launch, first_process_speaks
 from skembft._utils.search import in_fold
 from skembft._utils.types import (
+    BatchTokens,
     Data,
     Loss,
     OwnDocuments,
@@ -144,9 +145,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         Embed a batch in chunks of texts of about equal length where at least a quarter
         of its tokens, and 512, are padding. The loss is the same but for rounding and
         dropout's random numbers.
-    encode_batch_tokens : int, default=None
+    encode_batch_tokens : int or "auto", default="auto"
         Tokens in a batch of encoding, in validation and in use; vectors are the same
-        but for rounding. None means 65,536 on a GPU (131,072 in bfloat16), and 1,024
+        but for rounding. "auto" is 65,536 on a GPU (131,072 in bfloat16), and 1,024
         (3,072) on a CPU. It is halved, for the rest of a call, when the memory of a GPU
         runs out.
     max_seq_length : int, default=None
@@ -290,7 +291,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         activation_checkpointing: bool = False,
         torch_compile: bool = False,
         sort_by_length: bool = True,
-        encode_batch_tokens: int | None = None,
+        encode_batch_tokens: BatchTokens = "auto",
         max_seq_length: int | None = None,
         truncate_dim: int | None = None,
         trust_remote_code: bool = False,

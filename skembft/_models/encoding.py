@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from skembft._models.devices import default_cpu
 from skembft._models.loading import dimension_of, ends_in_normalize
 from skembft._models.precision import Precision, resolve_precision
-from skembft._utils.types import Ints, Role, Vectors
+from skembft._utils.types import BatchTokens, Ints, Role, Vectors
 from skembft._utils.vectors import unit_rows
 
 # tokens of a batch, (on CPUs, on others): more outgrow a CPU's cache
@@ -36,7 +36,7 @@ class EncodingSettings(TypedDict):
     prompt: str
     normalize: bool
     precision: NotRequired[Precision]
-    batch_tokens: NotRequired[int | None]
+    batch_tokens: NotRequired[BatchTokens]
     portion: NotRequired[int]
 
 
@@ -73,7 +73,7 @@ def encode_portions(
     prompt: str,
     normalize: bool,
     precision: Precision = "float32",
-    batch_tokens: int | None = None,
+    batch_tokens: BatchTokens = "auto",
     portion: int = _PORTION,
 ) -> Iterator[tuple[Ints, Vectors]]:
     """Encode distinct texts in order of their token length, by a budget of tokens.
@@ -94,7 +94,9 @@ def encode_portions(
     run = model.encode_query if role == "query" else model.encode_document
     computed = resolve_precision(precision, device)
     bf16 = computed == "bf16"
-    budget = batch_tokens or _TOKENS[computed][device.type != "cpu"]
+    budget = batch_tokens
+    if budget == "auto":
+        budget = _TOKENS[computed][device.type != "cpu"]
     dtypes = {parameter.dtype for parameter in model.parameters()}
     cast = bf16 and torch.float32 in dtypes
     unit = normalize or ends_in_normalize(model)

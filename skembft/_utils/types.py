@@ -18,6 +18,7 @@ Similarity: TypeAlias = Literal["cosine", "dot"]
 # a loss by name or class, or what makes one for a model
 Loss: TypeAlias = str | type | Callable[[Any], Any]
 Params: TypeAlias = dict[str, Any]  # arguments by name
+BatchTokens: TypeAlias = int | Literal["auto"]
 Path: TypeAlias = str | os.PathLike[str]
 RandomState: TypeAlias = int | np.random.RandomState | None
 Vectors: TypeAlias = NDArray[np.floating]  # (n, d)

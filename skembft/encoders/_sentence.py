@@ -18,7 +18,7 @@ from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.params import HasModelParams, check_model_params, key_of
 from skembft._models.prompts import choose_prompt
 from skembft._models.similarity import similarity_of
-from skembft._utils.types import Params, Path, Role, Similarity
+from skembft._utils.types import BatchTokens, Params, Path, Role, Similarity
 from skembft.encoders._store import Key, Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
@@ -35,7 +35,10 @@ MODEL_CONSTRAINTS: dict[str, list[Any]] = {
     "document_prompt": [str, None],
     "normalize": ["boolean"],
     "precision": [StrOptions({"float32", "auto"})],
-    "encode_batch_tokens": [Interval(Integral, 1, None, closed="left"), None],
+    "encode_batch_tokens": [
+        Interval(Integral, 1, None, closed="left"),
+        StrOptions({"auto"}),
+    ],
     "max_seq_length": [Interval(Integral, 1, None, closed="left"), None],
     "truncate_dim": [Interval(Integral, 1, None, closed="left"), None],
     "trust_remote_code": ["boolean"],
@@ -86,8 +89,8 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
         a CPU or GPU that has it natively: two to three times as fast, at a cosine of
         0.9995 or more to float32. Results then vary with the machine. A copy of the
         weights takes half as much memory again.
-    encode_batch_tokens : int, default=None
-        Tokens in a batch; vectors are the same but for rounding. None means 65,536 on a
+    encode_batch_tokens : int or "auto", default="auto"
+        Tokens in a batch; vectors are the same but for rounding. "auto" is 65,536 on a
         GPU (131,072 in bfloat16), and 1,024 (3,072) on a CPU. It is halved, for the
         rest of a call, when the memory of a GPU runs out.
     max_seq_length : int, default=None
@@ -147,7 +150,7 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
         document_prompt: str | None = None,
         normalize: bool = True,
         precision: Precision = "float32",
-        encode_batch_tokens: int | None = None,
+        encode_batch_tokens: BatchTokens = "auto",
         max_seq_length: int | None = None,
         truncate_dim: int | None = None,
         trust_remote_code: bool = False,

@@ -553,7 +553,7 @@ def test_tokens_of_a_batch(bert_model, pairs, small_gpu):
     )
     finetuner.fit(*pairs, X_val=pairs[0], y_val=pairs[1]).transform(pairs[0])
     assert max(small_gpu) <= 16 and "encode_batch_tokens" in _NOT_TRAINING
-    for bad in (0, "auto", 2.5):
+    for bad in (0, None, "many", 2.5):
         with pytest.raises(ValueError, match="'encode_batch_tokens' parameter"):
             SentenceEncoder(bert_model, encode_batch_tokens=bad).transform(["a"])
         with pytest.raises(ValueError, match="'encode_batch_tokens' parameter"):
