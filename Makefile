@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
-PIP = $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# what is imported is compiled then; all of it would take a minute
+PIP = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile \
+	-c constraints.txt
 PEERS = .venv-peers
 PIP_IN = bin/python -m pip install --quiet --disable-pip-version-check
 PEERS_PIP = $(PEERS)/$(PIP_IN) -c constraints.txt

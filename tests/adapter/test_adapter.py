@@ -93,7 +93,7 @@ def test_infonce_equals_plain_numpy(rotated, negatives, bias):
 def test_every_loss_learns_a_rotation(rotated, loss, negatives, side):
     queries, documents = rotated
     finetuner = AdapterFinetuner(
-        None, loss=loss, negatives=negatives, side=side, learning_rate=3e-3, epochs=60,
+        None, loss=loss, negatives=negatives, side=side, learning_rate=6e-3, epochs=25,
         random_state=0, batch_size=32, n_iter_no_change=10,
     ).fit(queries[:180], documents[:180])  # fmt: skip
     before = AdapterFinetuner(

@@ -78,7 +78,7 @@ def kill(bert_model):
 
 @pytest.mark.parametrize(
     ("place", "counts"),
-    [("step", range(1, 13)), ("weights", range(1, 12, 2)), ("complete", (1, 2, 6))],
+    [("step", (1, 2, 3, 6, 11, 12)), ("weights", (1, 4, 11)), ("complete", (1, 6))],
 )
 def test_a_killed_fit_ends_the_same(
     bert_model, pairs, tmp_path, monkeypatch, kill, place, counts

@@ -572,7 +572,7 @@ def test_killed_while_saving(static_model, bert_model, pairs, tmp_path, way):
     sources = [str(tmp_path / f"source{seed}") for seed in (0, 1)]
     target = str(tmp_path / "target")
     done = subprocess.run(
-        [sys.executable, "-c", KILL, way, "15", target, *sources],
+        [sys.executable, "-c", KILL, way, "9", target, *sources],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},  # no threads that a fork would lose
