@@ -35,7 +35,7 @@ def test_adapter_defaults_do_no_harm_on_llamaindex_10k(minilm, ten_k):
     base = scorer(SentenceEncoder(minilm), val.queries, val.relevant)
     finetuner = AdapterFinetuner(minilm, random_state=0)
     # enough of them: encoding the others takes longer than all the rest
-    finetuner.fit(train.queries[:150], train.relevant[:150])
+    finetuner.fit(train.queries[:300], train.relevant[:300])
     assert scorer(finetuner, val.queries, val.relevant) > base - 0.005
 
 
