@@ -59,15 +59,13 @@ def static_model(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(scope="session")
-def bert_model(tmp_path_factory):
-    """Directory of a random two-layer BERT with dropout: for full fine-tuning."""
+def write_bert(path, width):
+    """Write a random two-layer BERT with dropout; return its directory."""
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    path = tmp_path_factory.mktemp("bert")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_word_tokenizer(),
         pad_token="[PAD]",
@@ -82,10 +80,10 @@ def bert_model(tmp_path_factory):
         torch.manual_seed(0)
         config = BertConfig(
             vocab_size=len(tokenizer),
-            hidden_size=32,
+            hidden_size=width,
             num_hidden_layers=2,
             num_attention_heads=2,
-            intermediate_size=64,
+            intermediate_size=2 * width,
             max_position_embeddings=40,
         )
         BertModel(config).save_pretrained(str(path / "hf"))
@@ -95,6 +93,25 @@ def bert_model(tmp_path_factory):
         str(path / "st"), create_model_card=False
     )
     return str(path / "st")
+
+
+@pytest.fixture(scope="session")
+def bert_model(tmp_path_factory):
+    """Directory of a random two-layer BERT with dropout: for full fine-tuning."""
+    return write_bert(tmp_path_factory.mktemp("bert"), width=32)
+
+
+@pytest.fixture(scope="session")
+def no_dropout(bert_model, tmp_path_factory):
+    """Directory of the same BERT without dropout, whose random numbers vary."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(bert_model, device="cpu")
+    config = model.transformers_model.config
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+    path = str(tmp_path_factory.mktemp("no_dropout"))
+    model.save_pretrained(path, create_model_card=False)
+    return path
 
 
 @pytest.fixture(scope="session")

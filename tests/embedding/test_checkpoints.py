@@ -39,6 +39,19 @@ def make(bert_model, path, **options):
     )
 
 
+def count_steps(monkeypatch):
+    """A list that grows by one with every step of training."""
+    steps = []
+    training_step = training.FinetuningTrainer.training_step
+
+    def counting(*args, **kwargs):
+        steps.append(1)
+        return training_step(*args, **kwargs)
+
+    monkeypatch.setattr(training.FinetuningTrainer, "training_step", counting)
+    return steps
+
+
 def assert_same(finetuner, other):
     ours, theirs = (f.model_.state_dict() for f in (finetuner, other))
     for name, tensor in ours.items():
@@ -87,14 +100,7 @@ def test_a_killed_fit_ends_the_same(
     data = {"X": pairs[0], "y": pairs[1], "X_val": pairs[0][:9], "y_val": pairs[1][:9]}
     whole = make(bert_model, tmp_path / "whole").fit(**data)
     assert len(whole.history_) == 7
-    steps = []
-    training_step = training.FinetuningTrainer.training_step
-
-    def counting(*args, **kwargs):
-        steps.append(1)
-        return training_step(*args, **kwargs)
-
-    monkeypatch.setattr(training.FinetuningTrainer, "training_step", counting)
+    steps = count_steps(monkeypatch)
     for count in counts:
         path = tmp_path / str(count)
         finetuner = make(bert_model, path, resume_from_checkpoint=True)
@@ -150,14 +156,7 @@ def test_a_fit_that_starts_anew_loses_nothing_until_it_has_finished(
     data = {"X": pairs[0], "y": pairs[1]}
     for count in (9, 4, 6):
         kill(make(bert_model, tmp_path), "step", count, **data)
-    steps = []
-    training_step = training.FinetuningTrainer.training_step
-
-    def counting(*args, **kwargs):
-        steps.append(1)
-        return training_step(*args, **kwargs)
-
-    monkeypatch.setattr(training.FinetuningTrainer, "training_step", counting)
+    steps = count_steps(monkeypatch)
     finetuner = make(bert_model, tmp_path, resume_from_checkpoint=True).fit(**data)
     assert len(steps) == 12 - 8
     again = make(bert_model, tmp_path).fit(**data)

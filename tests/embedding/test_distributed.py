@@ -60,16 +60,6 @@ REFUSED = {
 
 
 @pytest.fixture(scope="module")
-def no_dropout(bert_model, tmp_path_factory):
-    model = SentenceTransformer(bert_model, device="cpu")
-    config = model.transformers_model.config
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    path = str(tmp_path_factory.mktemp("no_dropout"))
-    model.save_pretrained(path, create_model_card=False)
-    return path
-
-
-@pytest.fixture(scope="module")
 def output(tmp_path_factory):
     return tmp_path_factory.mktemp("output")
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 import skembft
 from skembft import EmbeddingFinetuner, SentenceEncoder
-from tests.conftest import _word_tokenizer
+from tests.conftest import write_bert
 
 pytestmark = pytest.mark.slow
 
@@ -39,27 +38,7 @@ def in_4_bits():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A random BERT as wide as a block of quantised weights."""
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
-
-    path = tmp_path_factory.mktemp("wide")
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls")}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=_word_tokenizer(), **special)
-    tokenizer.save_pretrained(path / "hf")
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=256,
-        max_position_embeddings=40,
-    )
-    BertModel(config).save_pretrained(path / "hf")
-    modules = [Transformer(str(path / "hf"), max_seq_length=32), Pooling(128)]
-    SentenceTransformer(modules=modules, device="cpu").save_pretrained(
-        str(path / "st"), create_model_card=False
-    )
-    return str(path / "st")
+    return write_bert(tmp_path_factory.mktemp("wide"), width=128)
 
 
 def test_low_rank_weights_are_not_rounded_away(model, in_4_bits, pairs, tmp_path):

@@ -27,15 +27,6 @@ def changed(finetuner, model_path):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-@pytest.fixture
-def no_dropout(bert_model, tmp_path):
-    model = SentenceTransformer(bert_model, device="cpu")
-    config = model.transformers_model.config
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    model.save_pretrained(str(tmp_path / "no_dropout"), create_model_card=False)
-    return str(tmp_path / "no_dropout")
-
-
 # ---- top layers
 
 

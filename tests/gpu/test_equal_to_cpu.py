@@ -26,13 +26,8 @@ OPTIONS = {"epochs": 2, "learning_rate": 1e-4, "random_state": 0}
 
 
 @pytest.fixture(scope="module")
-def model(bert_model, tmp_path_factory):
-    model = SentenceTransformer(bert_model, device="cpu")
-    config = model.transformers_model.config
-    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-    path = str(tmp_path_factory.mktemp("no_dropout"))
-    model.save_pretrained(path, create_model_card=False)
-    return path
+def model(no_dropout):
+    return no_dropout
 
 
 def assert_equal(found, expected):
