@@ -33,7 +33,8 @@ class EarlyStopping:
     them the callback watches the finetuner's own validation (`validation_fraction`, or
     `X_val` in `fit`), as `n_iter_no_change` does, in epochs.
 
-    A callback stops training and chooses nothing. What a finetuner keeps is the best
+    A callback stops training and chooses nothing: where ``negatives="auto"`` compares
+    several, each is stopped for itself. What a finetuner keeps is the best
     evaluation of its own validation; where it has none, the weights of the last epoch,
     `n_iter_no_change` epochs past the best one. A refit is not stopped.
 
@@ -107,9 +108,9 @@ class EarlyStopping:
         self.tol = tol
         # of every fit that is running, by its context: fits share a callback
         self._n_passed_on = 0  # by how many estimators that are being fitted
-        self._scores: WeakKeyDictionary[CallbackContext, list[Entry]] = (
-            WeakKeyDictionary()
-        )
+        self._scores: WeakKeyDictionary[
+            CallbackContext, dict[str | None, list[Entry]]
+        ] = WeakKeyDictionary()
 
     def setup(self, estimator: Any, context: CallbackContext) -> None:
         """Prepare for being passed on, where `estimator` is not a finetuner."""
@@ -168,10 +169,16 @@ class EarlyStopping:
     def _history(
         self, context: CallbackContext, fitted: BaseFinetuner, metric: str
     ) -> Sequence[Entry]:
-        """Entries with "epoch" and the metric, the untouched model's first."""
+        """Entries with "epoch" and the metric, the untouched model's first.
+
+        Where negatives are compared, those of the present ones.
+        """
+        negatives = getattr(fitted, "negatives_", None)
         if self.X_val is not None:
             scorer = RetrievalScorer(metric, corpus=self.corpus)
-            history = self._scores.setdefault(context.parent, [])
+            runs = self._scores.setdefault(context.parent, {})
+            untouched = next(iter(runs.values()), [])[:1]
+            history = runs.setdefault(negatives, untouched)
             score = scorer(fitted, self.X_val, self.y_val)
             history.append({"epoch": len(history), metric: score})
             return history
@@ -189,7 +196,7 @@ class EarlyStopping:
                 f"scoring={metric!r} on the {type(fitted).__name__}, or watch one of "
                 f"{', '.join(map(repr, recorded))}."
             )
-        return history
+        return [e for e in history if e.get("negatives") in (None, negatives)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_scores"}

@@ -54,13 +54,15 @@ class AdapterFinetuner(FrozenFinetuner):
     loss_params : dict, default=None
         Arguments of the loss, such as ``{"scale": 20.0}`` (the default). Defaults are
         the library's, but margins of 5, which mean nothing on unit vectors, are 0.3.
-    negatives : {"batch", "random", "hard", "corpus"}, default="random"
+    negatives : {"auto", "batch", "random", "hard", "corpus"}, default="auto"
         What a positive competes with in InfoNCE: the documents of its batch; these and
         one random document a pair; these and hard negatives, mined from the vectors as
         they are; or all documents seen in training (of more than 8,192 so many are
-        drawn for every batch). Losses that take single negatives get hard ones with
-        "hard" and random ones otherwise. A document known to be relevant to a query is
-        never its negative.
+        drawn for every batch). "auto" trains with "random", "batch" and "corpus" in
+        turn and keeps what does best in validation; it is "random" without validation,
+        and of more than 20,000 queries. Losses that take single negatives get hard ones
+        with "hard" and random ones otherwise. A document known to be relevant to a
+        query is never its negative.
     adapter : {"linear", "low_rank", "mlp"} or class, default="linear"
         The layer: a matrix; the identity plus a product of two thin matrices; a
         two-layer perceptron added to its input; or a `torch.nn.Module` class, called
@@ -93,6 +95,10 @@ class AdapterFinetuner(FrozenFinetuner):
     warmup_ratio : float, default=0.0
         Share of the steps in which the learning rate rises linearly; it is constant
         afterwards.
+    interpolation : float in (0, 1], "auto" or None, default="auto"
+        How much of what was learnt is kept: α of ``(1 - α) W₀ + α W``, between the
+        layer at its start and as it was trained. "auto" is the largest of 1, 0.7 and
+        0.5 whose gain in validation is more than its noise, None is 1.
     use_all_docs : bool, default=True
         Whether every relevant document of a query makes a pair, or the first only.
     scoring : str, default="ndcg@10"
@@ -133,8 +139,13 @@ class AdapterFinetuner(FrozenFinetuner):
     history_ : list of dict
         An entry an evaluation with "step", "epoch", "loss" (mean since the last entry)
         and the validation metrics, with the "standard_error" of `scoring`; the first is
-        the untouched model at step 0.
+        the untouched model at step 0. With "negatives" too, where some are compared:
+        epochs then begin anew with each, steps go on.
         ``history_.plot()`` draws it.
+    negatives_ : str
+        The negatives of training: what "auto" chose.
+    interpolation_ : float
+        The share of what was learnt that is kept; 0 where that is nothing.
     n_iter_ : int
         Optimizer steps taken, before refitting.
     best_step_ : int
@@ -187,7 +198,7 @@ class AdapterFinetuner(FrozenFinetuner):
         "encoder": "no_validation",
         "learning_rate": [*TRAINING_CONSTRAINTS["learning_rate"], StrOptions({"auto"})],
         "weight_decay": [*TRAINING_CONSTRAINTS["weight_decay"], StrOptions({"auto"})],
-        "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
+        "negatives": [StrOptions({"auto", "batch", "random", "hard", "corpus"})],
         "adapter": [StrOptions({"linear", "low_rank", "mlp"}), type],
         "adapter_params": [dict, None],
         "side": [StrOptions({"query", "both", "separate"})],
@@ -205,7 +216,7 @@ class AdapterFinetuner(FrozenFinetuner):
         *,
         loss: str | type = "multiple_negatives_ranking",
         loss_params: Params | None = None,
-        negatives: str = "random",
+        negatives: str = "auto",
         adapter: str | type = "linear",
         adapter_params: Params | None = None,
         side: str = "query",
@@ -215,6 +226,7 @@ class AdapterFinetuner(FrozenFinetuner):
         learning_rate: float | str = "auto",
         weight_decay: float | str = "auto",
         warmup_ratio: float = 0.0,
+        interpolation: float | str | None = "auto",
         use_all_docs: bool = True,
         scoring: str = "ndcg@10",
         validation_fraction: float | None = 0.1,
@@ -238,6 +250,7 @@ class AdapterFinetuner(FrozenFinetuner):
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
         self.warmup_ratio = warmup_ratio
+        self.interpolation = interpolation
         self.use_all_docs = use_all_docs
         self.scoring = scoring
         self.validation_fraction = validation_fraction

@@ -21,6 +21,7 @@ class _Trainer(Protocol):
     settings: Settings
     loss_name: str
     rng: np.random.RandomState
+    negatives: str
 
     def adapt(self, side: Role, vectors: Tensor) -> Tensor: ...
 
@@ -45,7 +46,7 @@ def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
             queries,
             documents,
             trainer.adapt,
-            negatives=settings.negatives,
+            negatives=trainer.negatives,
             rng=trainer.rng,
         )
     loss = build_loss(settings.loss, None, settings.loss_params)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from skembft._adapter.infonce import MAX_CANDIDATES
 from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._adapter.losses import make_loss
 from skembft._adapter.params import Arrays, Weights
@@ -25,6 +26,11 @@ from skembft._models.random_state import isolated_rng
 from skembft._utils.types import Ints, Params, Role, Vectors
 from skembft._utils.vectors import in_portions
 from skembft.mining._candidates import with_mined_negatives
+
+# what "auto" chooses among, the first of equals
+_CHOICES = ("random", "batch", "corpus")
+# more queries than that are not trained on several times over
+_MOST_COMPARED = 20_000
 
 _Module: TypeAlias = Linear | LowRank | ResidualMLP | CustomLayer
 _Batch: TypeAlias = tuple[np.ndarray, ...]
@@ -52,6 +58,8 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         self.encoder = encoder
         self.starts = starts
         self.layers = {"query": None, "document": None}
+        self.negatives: str = estimator.negatives  # "auto" until they are chosen
+        self.runs = len(_CHOICES) if self.negatives == "auto" else 1
 
     @property
     def start(self) -> Weights | None:
@@ -70,6 +78,47 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
     @default_cpu()
     def train(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> Weights:
         """Train from the start; return the state that the monitor chose."""
+        choices = self._choices(encoded.data, monitor)
+        before, after = self.rng.get_state(), {}
+        for self.negatives in choices:
+            told = {"negatives": self.negatives} if len(choices) > 1 else {}
+            if self.negatives != choices[0]:
+                if monitor.best_score == 1:  # there is nothing left to win
+                    break
+                self.rng.set_state(before)  # each as if it were the only one
+                monitor.restart()
+            self._train_once(encoded, monitor, epochs, told)
+            after[self.negatives] = self.rng.get_state()
+        self.negatives = monitor.best_settings.get("negatives", choices[0])
+        self.rng.set_state(after[self.negatives])
+        return self.conclude(monitor)
+
+    def _choices(self, data: RetrievalData, monitor: Monitor) -> list[str]:
+        """The negatives to compare; a single one where there is nothing to choose."""
+        if self.negatives != "auto":
+            return [self.negatives]
+        choices = list(_CHOICES)
+        if (
+            LOSSES[self.loss_name].needs != "positives"
+            or self.settings.solver == "closed_form"
+            or monitor.validate is None
+            or data.n_queries > _MOST_COMPARED
+        ):
+            choices = choices[:1]
+        elif self.settings.batch_size == 1:
+            choices.remove("batch")
+        if len(data.pool) > MAX_CANDIDATES and "corpus" in choices:
+            choices.remove("corpus")  # it is not "corpus" any more, and dear
+        return choices
+
+    def _train_once(
+        self,
+        encoded: EncodedData,
+        monitor: Monitor,
+        epochs: float,
+        told: dict[str, str],
+    ) -> None:
+        """Train from the start; `told` is recorded with every evaluation."""
         if self._mines(encoded.data):
             encoded = with_mined_negatives(encoded)
         custom = isinstance(self.settings.adapter, type)
@@ -79,24 +128,23 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 torch.manual_seed(self.rng.randint(2**31 - 1))
                 self.layers = {"query": None, "document": None}
             starts_elsewhere = custom and not self.start  # not at the identity
-            if starts_elsewhere:
+            if starts_elsewhere and not monitor.history:
                 monitor.start()
             self._make_layers(encoded)
-            if not starts_elsewhere:
+            self.base_state = self.snapshot()
+            if not monitor.history:
                 monitor.start()
             if self.settings.solver == "closed_form":
                 self._solve(encoded, monitor)
             else:
-                self._descend(encoded, monitor, epochs)
-        monitor.finish()
-        return monitor.best_state
+                self._descend(encoded, monitor, epochs, told)
 
     def _mines(self, data: RetrievalData) -> bool:
         needs = LOSSES[self.loss_name].needs
         uses_negatives = needs in ("positives", "triplets") or (
             needs == "labels" and not data.labelled
         )
-        hard = self.settings.negatives == "hard"
+        hard = self.negatives == "hard"
         return hard and uses_negatives and self.settings.solver != "closed_form"
 
     # ---- layers
@@ -151,7 +199,13 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
 
     # ---- gradient descent
 
-    def _descend(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> None:
+    def _descend(
+        self,
+        encoded: EncodedData,
+        monitor: Monitor,
+        epochs: float,
+        told: dict[str, str],
+    ) -> None:
         settings = self.settings
         rate, decay = settings.learning_rate, settings.weight_decay
         rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
@@ -179,14 +233,14 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 due = step % every == 0 if every else place == evaluated
                 if due or step == total:
                     at = epoch + place / len(batches)
-                    stop = monitor.update(step, at, np.mean(losses))
+                    stop = monitor.update(step, at, np.mean(losses), **told)
                     losses = []
                     if stop:
                         break
             if self.tasks.end():
                 stop = True
                 if losses:
-                    monitor.update(step, epoch + 1, np.mean(losses))
+                    monitor.update(step, epoch + 1, np.mean(losses), **told)
             if stop or step >= total:
                 break
         self._set_training(False)
@@ -309,6 +363,22 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
             state["document"] = {} if document is None else document.weights()
         return state
 
+    def load(self, state: Weights) -> None:
+        for side, layer in self.layers.items():
+            if layer is not None:
+                layer.load(state[side])
+
+    def blend(self, state: Weights, share: float) -> Weights:
+        if share == 1:
+            return state
+        blended = {
+            side: _between(self.base_state[side], weights, share)
+            for side, weights in state.items()
+        }
+        if state.get("document") is state["query"]:  # one layer for both
+            blended["document"] = blended["query"]
+        return blended
+
     def growth(self) -> float | None:
         # the closed form takes no steps that could diverge
         return None if self.settings.solver == "closed_form" else super().growth()
@@ -320,6 +390,8 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
             "embedding_dim_": self._output_dim(state["query"]),
             "encoder_": self.encoder,
             "_encoder_checked": True,
+            "negatives_": self.negatives,
+            "interpolation_": self.share,
             "_adapter_spec": self.settings._spec(),
         }
 
@@ -328,6 +400,20 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         if isinstance(layer, CustomLayer):
             return layer.output_dim if weights else self.dim
         return len(weights["weight"]) if "weight" in weights else self.dim
+
+
+def _between(start: Arrays, end: Arrays, share: float) -> Arrays:
+    """The weights of a layer that lie so far on the line from some to others."""
+    blended = {
+        name: ((1 - share) * start[name] + share * array).astype(array.dtype)
+        if array.dtype.kind == "f"  # not a counter of the user's module
+        else array
+        for name, array in end.items()
+    }
+    if "weight_2" in start and not start["weight_2"].any():
+        # the second layer is 0 at first: the line is that layer's alone
+        blended |= {name: end[name] for name in ("weight_1", "bias_1")}
+    return blended
 
 
 def _check_any(examples: np.ndarray, needs: str = "positives") -> None:

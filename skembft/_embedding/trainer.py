@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
 from sentence_transformers.sentence_transformer.modules import Router
@@ -122,7 +123,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings
         if self.untouched is not None:
-            self._restore(self.untouched)
+            self.load(self.untouched)
         self.begin()
         with seeded_rng(self.seed), ExitStack() as stack:
             stack.enter_context(current(self.model.device))
@@ -148,14 +149,16 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             checkpoint = None
             if phase and resume:  # one looks, as looking deletes incomplete ones
                 checkpoint = self.processes.first(phase.newest)
+            if monitor.validate is not None or settings.interpolation is not None:
+                self.base_state = self.untouched or self.snapshot()
+                monitor.base_state = self.base_state
             if checkpoint is None:
                 monitor.start()
                 trainer.train()
             else:
                 trainer.resume(checkpoint)
         self.model.eval()
-        monitor.finish()
-        return monitor.best_state
+        return self.conclude(monitor)
 
     def _make_trainer(
         self, loss: nn.Module, examples: Examples, directory: Path
@@ -324,18 +327,32 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         state = trained_state(self.model)
         return {name: t.detach().cpu().clone() for name, t in state.items()}
 
-    def _restore(self, state: State) -> None:
+    def load(self, state: State) -> None:
         self.model.load_state_dict(state, strict=False)  # the others are as they were
+
+    def blend(self, state: State, share: float) -> State:
+        blended = {
+            name: torch.lerp(self.base_state[name], tensor, share)
+            if tensor.is_floating_point()
+            else tensor
+            for name, tensor in state.items()
+        }
+        for name in state:  # of LoRA's product, B is 0 at first: the line is B's alone
+            partner = name.replace(".lora_A.", ".lora_B.")
+            if partner != name and not self.base_state[partner].any():
+                blended[name] = state[name]
+        return blended
 
     def trained(self) -> list[Tensor]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def attributes(self, state: State | None = None) -> dict[str, Any]:
         if state is not None:
-            self._restore(state)
+            self.load(state)
         return {
             "model_": self.model,
             "embedding_dim_": dimension_of(self.model),
+            "interpolation_": self.share,
         }
 
 

@@ -16,7 +16,11 @@ from sklearn.base import (
 )
 from sklearn.callback import CallbackSupportMixin
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, InvalidParameterError
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    StrOptions,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
@@ -81,6 +85,7 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), None],
     "evaluation_steps": [Interval(Integral, 0, None, closed="left")],
     "warm_start": ["boolean"],
+    "interpolation": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right"), None],
 }
 
 _TRAINED = "trained_queries"  # in a saved directory
@@ -201,7 +206,7 @@ class BaseFinetuner(
                 held_out = sample_queries(held_out, most, rng)
             split = self._split(data, held_out, trainer, most, trained)
             tasks = trainer.tasks = EpochTasks(
-                self, X, y, trainer.epochs * (1 + self.refit)
+                self, X, y, trainer.epochs * (trainer.runs + self.refit)
             )
             self._fit_encoder(
                 trainer, data, X, y, sample_weight, corpus, split and split[0]
@@ -392,7 +397,8 @@ class BaseFinetuner(
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        return hold_out(data, self.validation_fraction, trainer.rng, most, trained)
+        fraction, lost = self.validation_fraction, not self.refit
+        return hold_out(data, fraction, trainer.rng, most, trained, lost=lost)
 
     def _fit_encoder(
         self,

@@ -14,12 +14,21 @@ from skembft._utils.types import Floats
 _FEW = 30
 _TOO_FEW = (
     "So few queries tell little of it: pass X_val, or hold out more by a larger "
-    "validation_fraction."
+    "validation_fraction; with validation_fraction=None nothing is asked."
 )
+# standard errors that a gain must exceed: chance alone does so once in twenty times
+_CLEAR = 1.645
+
+
+class NoGainWarning(UserWarning):
+    """Training brought no gain in validation that is more than its noise."""
 
 
 class Monitor:
     """The history of a training run, its best state, and when to stop.
+
+    A gain that its own noise may have made is none: the mean over queries must be more
+    than 1.645 times its standard error (a paired test at 5 %, one-sided).
 
     Parameters
     ----------
@@ -66,7 +75,13 @@ class Monitor:
         self.best_score: float | None = None
         self.base_score: float | None = None
         self.best_state: Any = None  # of the trainer's kind, once there is one
+        self.best_settings: dict[str, Any] = {}
+        self.base_state: Any = None
+        # of every query, by the metric
+        self.values = self.base_values = self.best_values = np.empty(0)
+        self.run_score: float | None = None  # the best of the present run
         self.without_gain = 0
+        self.steps_before = 0  # of the runs before the present one
         self.n_queries = 0  # of validation
 
     def start(self, **settings: Any) -> None:
@@ -74,7 +89,14 @@ class Monitor:
         self._record(0, 0.0, None, settings)
         if self.validate is not None:
             self.base_score = self.best_score = self.history[0][self.metric]
-            self.best_state = self.snapshot()
+            self.run_score = self.base_score
+            self.base_state = self.best_state = self.snapshot()
+            self.base_values = self.best_values = self.values
+
+    def restart(self) -> None:
+        """Begin another run from the untouched model, to compare with those before."""
+        self.steps_before = self.history[-1]["step"]
+        self.run_score, self.without_gain = self.base_score, 0
 
     def update(
         self,
@@ -92,32 +114,77 @@ class Monitor:
         growth = self.growth()
         if growth is not None:
             check_growth(growth, step)
+        step += self.steps_before
         self._record(step, epoch, None if loss is None else float(loss), settings)
         if self.validate is None:
             self.best_step, self.best_epoch = step, epoch
+            self.best_settings = settings
             return False
         score = self.history[-1][self.metric]
         if self.best_score is None or score > self.best_score:
-            self.best_score, self.best_step, self.best_epoch = score, step, epoch
-            self.best_state = self.snapshot()
-            self.without_gain = 0
+            self.best_step, self.best_epoch = self.history[-1]["step"], epoch
+            self._choose(settings)
+        if self.run_score is None or score > self.run_score:
+            self.run_score, self.without_gain = score, 0
         else:
             self.without_gain += 1
         return self.patience is not None and self.without_gain >= self.patience
+
+    def consider(self, **settings: Any) -> None:
+        """Choose the weights as they are now, in place of those of the best step."""
+        self._record(
+            self.best_step, self.best_epoch, None, {**self.best_settings, **settings}
+        )
+        self._choose({**self.best_settings, **settings})
+
+    def _choose(self, settings: dict[str, Any]) -> None:
+        self.best_score = self.history[-1][self.metric]
+        self.best_state, self.best_settings = self.snapshot(), settings
+        self.best_values = self.values
+
+    def is_clear(self) -> bool:
+        """Whether the gain of what is chosen is more than its noise."""
+        gain, error = self._gain()
+        return error is not None and gain > _CLEAR * error
+
+    def _gain(self) -> tuple[float, float | None]:
+        """The gain over the untouched model, and its standard error."""
+        gains = self.best_values - self.base_values
+        mean = float(np.average(gains, weights=self.weights))
+        return mean, _standard_error(gains, self.weights)
 
     def finish(self) -> None:
         """Choose what is kept; warn when that is the untouched model."""
         if self.validate is None:
             self.best_state = self.snapshot()
-        elif self.best_step == 0:
-            advice = self.advice if self.n_queries >= _FEW else _TOO_FEW
-            warnings.warn(
-                "Training did not help: no evaluation beat the untouched model's "
-                f"validation {self.metric} of {self.base_score:.4f}, over "
-                f"{self.n_queries} queries, so that model is kept. {advice}",
-                UserWarning,
-                stacklevel=5,
+            return
+        if self.best_step and self.is_clear():
+            return
+        advice = self.advice if self.n_queries >= _FEW else _TOO_FEW
+        warnings.warn(
+            f"Training did not help: {self._why()}, so the untouched model is kept. "
+            f"{advice}",
+            NoGainWarning,
+            stacklevel=6,
+        )
+        self.best_step, self.best_epoch, self.best_settings = 0, 0.0, {}
+        self.best_score, self.best_state = self.base_score, self.base_state
+
+    def _why(self) -> str:
+        """Why the untouched model is kept."""
+        score = f"validation {self.metric} of {self.base_score:.4f}"
+        if not self.best_step:
+            return (
+                f"no evaluation beat the untouched model's {score}, over "
+                f"{self.n_queries} queries"
             )
+        gain, error = self._gain()
+        noise = "" if error is None else f" ± {error:.4f}"
+        n_changed = np.count_nonzero(self.best_values != self.base_values)
+        return (
+            f"a gain of {gain:.4f}{noise} over the untouched model's {score} may be "
+            f"chance, as only {n_changed} of {self.n_queries} queries changed"
+        )
 
     def attributes(self) -> dict[str, Any]:
         """The fitted attributes that tell of the training so far."""
@@ -134,12 +201,19 @@ class Monitor:
     def progress(self) -> dict[str, Any]:
         """What `restore` needs besides the best state, as JSON values."""
         names = ("history", "best_step", "best_epoch", "best_score", "base_score")
-        return {n: getattr(self, n) for n in (*names, "without_gain", "n_queries")}
+        run = ("best_settings", "run_score", "without_gain", "n_queries")
+        values = ("base_values", "best_values")
+        return {
+            **{name: getattr(self, name) for name in (*names, *run)},
+            **{name: getattr(self, name).tolist() for name in values},
+        }
 
     def restore(self, progress: dict[str, Any], best_state: Any) -> None:
         """Go on where another monitor was."""
         for name, value in progress.items():
             setattr(self, name, value)
+        self.base_values = np.array(self.base_values)
+        self.best_values = np.array(self.best_values)
         self.best_state = best_state
 
     def _record(
@@ -151,6 +225,7 @@ class Monitor:
             for name, value in values.items():
                 entry[name] = float(np.average(value, weights=self.weights))
             chosen_by = values[self.metric]
+            self.values = np.asarray(chosen_by)
             self.n_queries = len(chosen_by)
             entry["standard_error"] = _standard_error(chosen_by, self.weights)
         self.history.append(entry)

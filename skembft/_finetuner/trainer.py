@@ -32,6 +32,9 @@ class Prepared(Protocol):
     def subset(self, queries: Ints) -> Self: ...
 
 
+# what interpolation="auto" tries, as long as a gain is no more than noise
+_SHARES = (1.0, 0.7, 0.5)
+
 P = TypeVar("P", bound=Prepared)
 S = TypeVar("S")
 
@@ -56,6 +59,8 @@ class Trainer(ABC, Generic[P, S]):
     tasks: EpochTasks
     # what training on a pair costs, in products of two vectors
     pair_cost = 2_000
+    # how often `train` may train from the start, to compare
+    runs = 1
 
     def __init__(self, estimator: Settings, rng: np.random.RandomState) -> None:
         self.settings = estimator
@@ -115,6 +120,9 @@ class GradientTrainer(Trainer[P, S]):
 
     similarity: Similarity = "cosine"  # by which an evaluation ranks
     largest_at_start = 0.0
+    base_state: S  # from which training began
+    # how far from there to the trained weights what is kept lies
+    share = 1.0
 
     @abstractmethod
     def trained(self) -> Iterable[Tensor]:
@@ -134,6 +142,40 @@ class GradientTrainer(Trainer[P, S]):
             similarity=self.similarity,
             exclude=prepared.data.excluded(self.settings.exclude_self),
         ).values
+
+    @abstractmethod
+    def load(self, state: S) -> None:
+        """Make a state the present one."""
+
+    @abstractmethod
+    def blend(self, state: S, share: float) -> S:
+        """The state that lies so far on the line from `base_state` to another one."""
+
+    def conclude(self, monitor: Monitor) -> S:
+        """Return what is kept, which with interpolation is a blend.
+
+        With "auto" it is the largest share of the way to the trained weights whose gain
+        is more than noise. A refit takes the share that was chosen.
+        """
+        wanted = self.settings.interpolation
+        if monitor.validate is None:
+            if not self.tasks.refitting:
+                self.share = 1.0 if wanted in (None, "auto") else wanted
+            if self.share != 1:
+                self.load(self.blend(self.snapshot(), self.share))
+        elif monitor.best_step:
+            trained = monitor.best_state
+            shares = _SHARES if wanted == "auto" else [wanted or 1.0]
+            for self.share in shares:
+                if self.share != 1:
+                    self.load(self.blend(trained, self.share))
+                    monitor.consider(interpolation=self.share)
+                if monitor.is_clear():
+                    break
+        monitor.finish()
+        if monitor.validate is not None and not monitor.best_step:
+            self.share = 0.0
+        return monitor.best_state
 
     def begin(self) -> None:
         """Remember the size of the weights that training starts from."""

@@ -61,11 +61,15 @@ def hold_out(
     rng: np.random.RandomState,
     most: int,
     trained: Ints | None = None,
+    *,
+    lost: bool = True,
 ) -> tuple[Ints, Ints] | None:
     """Split the distinct queries at random into training and validation.
 
-    Only queries with a relevant document are held out, `most` at most; with fewer than
-    two of them nothing is. Those that earlier fits of a warm start have trained on,
+    Where what is held out is not `lost`, as all is trained on afterwards, it is at
+    least 300 queries or half of them: fewer tell too little. Only queries with a
+    relevant document are held out, `most` at most; with fewer than two of them nothing
+    is. Those that earlier fits of a warm start have trained on,
     told by their `query_keys`, are not: they would validate what they have taught.
 
     Returns
@@ -75,7 +79,9 @@ def hold_out(
     candidates = data.answerable
     if fraction is None or len(candidates) < 2:
         return None
-    size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1, most)
+    fewest = 1 if lost else max(1, min(_FEWEST, len(candidates) // 2))
+    size = max(fewest, round(fraction * len(candidates)))
+    size = min(size, len(candidates) - 1, most)
     if trained is not None:
         new = ~np.isin(query_keys(data.queries), trained)
         candidates = candidates[new[candidates]]

@@ -129,7 +129,7 @@ def _scores(finetuner: Any) -> dict[str, float]:
         return {}
     similarity = getattr(finetuner, "_similarity", "cosine")
     entries = [e for e in finetuner.history_ if e.get("step") == finetuner.best_step_]
-    kept = entries[0] if entries else {}
+    kept = entries[-1] if entries else {}  # the last is of the share that is kept
     return {
         f"{similarity}_{name}": float(value)
         for name, value in kept.items()

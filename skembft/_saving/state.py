@@ -41,13 +41,15 @@ Arrays: TypeAlias = dict[str, NDArray[Any]]
 
 ARRAYS = "skembft.safetensors"
 ENCODER = "encoder"  # directory of the finetuner that encodes for a CorpusFinetuner
-_NUMBERS: dict[str, type | tuple[type, ...]] = {
+_ATTRIBUTES: dict[str, type | tuple[type, ...]] = {
     "n_iter_": Integral,
     "best_step_": (Integral, type(None)),
     "best_epoch_": (Real, type(None)),
     "base_score_": (Real, type(None)),
     "validation_score_": (Real, type(None)),
     "embedding_dim_": Integral,
+    "interpolation_": (Real, type(None)),
+    "negatives_": (str, type(None)),
 }
 
 
@@ -123,7 +125,7 @@ class State:
         params, lost = to_json(finetuner.get_params(deep=False))
         attributes = {
             name: plain_value(getattr(finetuner, name))
-            for name in _NUMBERS
+            for name in _ATTRIBUTES
             if hasattr(finetuner, name)
         }
         history = finetuner.history_
@@ -172,8 +174,8 @@ class State:
         for entry in content["history"]:
             check(entry, dict, f"'history' in {STATE}")
         attributes = content["attributes"]
-        for name in {**_NUMBERS, **attributes}:
-            kinds = _NUMBERS.get(name, ())
+        for name in {**_ATTRIBUTES, **attributes}:
+            kinds = _ATTRIBUTES.get(name, ())
             check(attributes.get(name), kinds, f"{name!r} in {STATE}")
         from safetensors import SafetensorError
         from safetensors.numpy import load_file

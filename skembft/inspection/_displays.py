@@ -324,7 +324,8 @@ class TrainingHistoryDisplay:
         if self.metric is not None:
             handles += self._plot_metric(ax, x, self.metric)
         if has_loss:
-            trained = [entry for entry in self.history if entry["loss"] is not None]
+            entries = self._runs()[0][1]
+            trained = [entry for entry in entries if entry["loss"] is not None]
             where = self.loss_ax_ or ax
             handles += where.plot(
                 [entry[x] for entry in trained],
@@ -341,22 +342,46 @@ class TrainingHistoryDisplay:
         )
         return self
 
+    def _best(self) -> Mapping[str, Any]:
+        """The entry whose weights were kept; {} where that is not known."""
+        entries = [e for e in self.history if e["step"] == self.best_step]
+        return entries[-1] if entries else {}
+
+    def _runs(self) -> list[tuple[str | None, list[Mapping[str, Any]]]]:
+        """The negatives that are compared with their entries, the chosen ones first.
+
+        All entries as one run without a name where nothing is compared.
+        """
+        untouched, *trained = self.history
+        names = {entry.get("negatives"): [untouched] for entry in trained}
+        for entry in trained:
+            names[entry.get("negatives")].append(entry)
+        chosen = self._best().get("negatives")
+        runs = sorted(names.items(), key=lambda run: run[0] != chosen)
+        return runs or [(None, [untouched])]
+
     def _plot_metric(self, ax: "Axes", x: str, metric: str) -> "list[Line2D]":
-        values = [entry[metric] for entry in self.history]
-        line = ax.plot(
-            [entry[x] for entry in self.history],
-            values,
-            marker="." if len(values) < 60 else None,
-            label=f"validation {metric}",
-        )
+        lines: list[Line2D] = []
+        for i, (name, entries) in enumerate(self._runs()):
+            lines += ax.plot(
+                [entry[x] for entry in entries],
+                [entry[metric] for entry in entries],
+                color="C0" if i == 0 else f"C{i + 1}",  # C1 is that of the loss
+                alpha=1 if i == 0 else 0.5,
+                marker="." if len(entries) < 60 else None,
+                label=f"validation {metric}" + (f", {name}" if name else ""),
+            )
+        entries = self._runs()[0][1]
         if self.standard_error:
-            errors = [entry.get("standard_error") or 0.0 for entry in self.history]
+            values = [entry[metric] for entry in entries]
+            errors = [entry.get("standard_error") or 0.0 for entry in entries]
             low, high = np.subtract(values, errors), np.add(values, errors)
-            where = [entry[x] for entry in self.history]
+            where = [entry[x] for entry in entries]
             ax.fill_between(where, low, high, alpha=0.15, label="± standard error")
-        base = ax.axhline(values[0], color="C0", alpha=0.5, linestyle=":")
+        untouched = self.history[0][metric]
+        base = ax.axhline(untouched, color="C0", alpha=0.5, linestyle=":")
         base.set_label("untouched model")
-        best = next(e for e in self.history if e["step"] == self.best_step)
+        best = self._best()
         star = ax.plot(
             best[x],
             best[metric],
@@ -368,4 +393,4 @@ class TrainingHistoryDisplay:
             label=f"best: {best[metric]:.4f} at {x} {best[x]:.3g}",
         )
         ax.set_ylabel(metric)
-        return [*line, base, *star]
+        return [*lines, base, *star]

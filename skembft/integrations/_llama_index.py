@@ -223,6 +223,8 @@ def load_llama_index_adapter(path: types.Path, encoder: Any) -> AdapterFinetuner
         "_encoder_fingerprint": fingerprint_of(opened),
         "_adapter_spec": adapter._spec(),
         "history_": History(),
+        "negatives_": adapter.negatives,
+        "interpolation_": 1.0,
         "n_iter_": 0,
         "best_step_": None,
         "best_epoch_": None,
