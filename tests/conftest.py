@@ -180,3 +180,9 @@ def rotated():
     rotation, _ = np.linalg.qr(rng.normal(size=(24, 24)))
     queries = documents / 3 + documents @ rotation + rng.normal(size=(240, 24)) / 3
     return queries.astype(np.float32), documents.astype(np.float32)
+
+
+@pytest.fixture
+def any_gain(monkeypatch):
+    """Validation as if there were no noise: of few queries the best is kept."""
+    monkeypatch.setattr("skembft._finetuner.monitor._CLEAR", 0.0)

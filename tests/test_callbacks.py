@@ -46,6 +46,8 @@ def make(cls, model, **options):
         "evaluation_steps": 0,
         "random_state": 0,
     }
+    if cls is AdapterFinetuner:
+        defaults["negatives"] = "random"
     return cls(model, **{**defaults, **options})
 
 
@@ -377,7 +379,7 @@ def _task(row):
 
 
 @both
-def test_epochs_of_a_refit_are_named_so(static_model, pairs, cls):
+def test_epochs_of_a_refit_are_named_so(static_model, pairs, cls, any_gain):
     watch = Watch(lambda fitted: fitted.history_.metric)
     finetuner = make(cls, static_model, epochs=5, validation_fraction=0.25, refit=True)
     finetuner.set_callbacks(watch).fit(*pairs)
@@ -388,7 +390,7 @@ def test_epochs_of_a_refit_are_named_so(static_model, pairs, cls):
 
 
 @both
-def test_callbacks_see_the_history_as_it_is_now(static_model, pairs, cls):
+def test_callbacks_see_the_history_as_it_is_now(static_model, pairs, cls, any_gain):
     watch = Watch(lambda f: (f.history_, f.n_iter_, f.best_step_, f.validation_score_))
     finetuner = make(cls, static_model, epochs=4, validation_fraction=0.25, refit=False)
     finetuner.set_callbacks(watch).fit(*pairs)
@@ -456,7 +458,7 @@ def test_progress_counts_epochs_of_the_refit_too(static_model, pairs, capsys, cl
 
 @pytest.fixture(scope="module")
 def fitted(static_model, pairs):
-    options = {"epochs": 4, "validation_fraction": 0.25}
+    options = {"epochs": 4, "validation_fraction": 0.25, "interpolation": None}
     return make(AdapterFinetuner, static_model, **options).fit(*pairs)
 
 

@@ -103,10 +103,12 @@ class AdapterFinetuner(FrozenFinetuner):
         Whether every relevant document of a query makes a pair, or the first only.
     scoring : str, default="ndcg@10"
         Metric of `score` and of validation.
-    validation_fraction : float or None, default=0.1
+    validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random, to choose the number of
-        epochs; less of very many, as validation is not to cost more than training.
-        `X_val` in `fit` wins over it.
+        epochs, and whether to keep the adapter; less of very many, as validation is not
+        to cost more than training. "auto" is 0.1, and with `refit` at least 300
+        queries or half of them, as fewer tell too little. `X_val` in `fit` wins over
+        it.
     n_iter_no_change : int or None, default=20
         Stop after so many evaluations without gain.
     evaluation_steps : int, default=0
@@ -202,6 +204,10 @@ class AdapterFinetuner(FrozenFinetuner):
         "adapter": [StrOptions({"linear", "low_rank", "mlp"}), type],
         "adapter_params": [dict, None],
         "side": [StrOptions({"query", "both", "separate"})],
+        "validation_fraction": [
+            *TRAINING_CONSTRAINTS["validation_fraction"],
+            StrOptions({"auto"}),
+        ],
         "solver": [StrOptions({"adamw", "closed_form"})],
     }
 
@@ -229,7 +235,7 @@ class AdapterFinetuner(FrozenFinetuner):
         interpolation: float | str | None = "auto",
         use_all_docs: bool = True,
         scoring: str = "ndcg@10",
-        validation_fraction: float | None = 0.1,
+        validation_fraction: float | str | None = "auto",
         n_iter_no_change: int | None = 20,
         evaluation_steps: int = 0,
         refit: bool = True,

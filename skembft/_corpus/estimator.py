@@ -226,7 +226,7 @@ class CorpusFinetuner(FrozenFinetuner):
         split = hold_out_answered(data, fraction, trainer.rng, most)
         if split is not None or self.gamma is not None:
             return split
-        split = hold_out(data, fraction, trainer.rng, most)
+        split = hold_out(data, fraction, trainer.rng, most, refit=self.refit)
         if split is None:
             raise ValueError(
                 "gamma=None is chosen on held-out queries, and a single query that "

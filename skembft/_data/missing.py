@@ -10,10 +10,7 @@ import numpy as np
 
 from skembft._utils.messages import shorten
 from skembft._utils.types import Ints, Item, ItemKind
-
-
-class MissingDocumentsWarning(UserWarning):
-    """Documents of y are not in the corpus."""
+from skembft.exceptions import MissingDocumentsWarning
 
 
 def warn_missing(

@@ -24,7 +24,6 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.items import check_items, check_queries
-from skembft._data.missing import MissingDocumentsWarning
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
@@ -55,6 +54,7 @@ from skembft._utils.types import (
     Vectors,
 )
 from skembft._version import __version__
+from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._ranking import top_k
 from skembft.metrics._scoring import (
@@ -397,8 +397,8 @@ class BaseFinetuner(
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        fraction, lost = self.validation_fraction, not self.refit
-        return hold_out(data, fraction, trainer.rng, most, trained, lost=lost)
+        fraction, refit = self.validation_fraction, self.refit
+        return hold_out(data, fraction, trainer.rng, most, trained, refit=refit)
 
     def _fit_encoder(
         self,

@@ -11,7 +11,6 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft._data.containers import labels_of, to_list, to_rows
-from skembft._data.missing import MissingDocumentsWarning
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.monitor import Monitor
@@ -22,6 +21,7 @@ from skembft._utils.estimators import thawed
 from skembft._utils.types import Data, Ints, ItemKind
 from skembft.encoders._base import BaseEncoder
 from skembft.encoders._sentence import SentenceEncoder
+from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._scoring import item_kind
 
 

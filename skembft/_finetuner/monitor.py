@@ -9,6 +9,7 @@ import numpy as np
 from skembft._finetuner.divergence import check_growth, diverged
 from skembft._finetuner.history import Entry, History
 from skembft._utils.types import Floats
+from skembft.exceptions import NoGainWarning
 
 # validation queries below which chance decides
 _FEW = 30
@@ -18,10 +19,6 @@ _TOO_FEW = (
 )
 # standard errors that a gain must exceed: chance alone does so once in twenty times
 _CLEAR = 1.645
-
-
-class NoGainWarning(UserWarning):
-    """Training brought no gain in validation that is more than its noise."""
 
 
 class Monitor:

@@ -57,20 +57,20 @@ def sample_queries(
 
 def hold_out(
     data: RetrievalData,
-    fraction: float | None,
+    fraction: float | str | None,
     rng: np.random.RandomState,
     most: int,
     trained: Ints | None = None,
     *,
-    lost: bool = True,
+    refit: bool,
 ) -> tuple[Ints, Ints] | None:
     """Split the distinct queries at random into training and validation.
 
-    Where what is held out is not `lost`, as all is trained on afterwards, it is at
-    least 300 queries or half of them: fewer tell too little. Only queries with a
-    relevant document are held out, `most` at most; with fewer than two of them nothing
-    is. Those that earlier fits of a warm start have trained on,
-    told by their `query_keys`, are not: they would validate what they have taught.
+    Only queries with a relevant document are held out, `most` at most; with fewer than
+    two of them nothing is. "auto" is a tenth; with `refit`, which trains on all of them
+    afterwards, it is at least 300 queries or half of them, as fewer tell too little.
+    Those that earlier fits of a warm start have trained on, told by their `query_keys`,
+    are not held out: they would validate what they have taught.
 
     Returns
     -------
@@ -79,9 +79,10 @@ def hold_out(
     candidates = data.answerable
     if fraction is None or len(candidates) < 2:
         return None
-    fewest = 1 if lost else max(1, min(_FEWEST, len(candidates) // 2))
-    size = max(fewest, round(fraction * len(candidates)))
-    size = min(size, len(candidates) - 1, most)
+    if isinstance(fraction, str):
+        fewest = min(_FEWEST, len(candidates) // 2) if refit else 1
+        fraction = max(0.1, fewest / len(candidates))
+    size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1, most)
     if trained is not None:
         new = ~np.isin(query_keys(data.queries), trained)
         candidates = candidates[new[candidates]]

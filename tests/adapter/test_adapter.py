@@ -121,7 +121,13 @@ def test_side_query_leaves_documents_exactly_as_they_are(rotated):
 def test_history_and_fitted_attributes(rotated):
     queries, documents = rotated
     finetuner = AdapterFinetuner(
-        None, epochs=4, batch_size=50, n_iter_no_change=None, random_state=0
+        None,
+        negatives="random",
+        validation_fraction=0.1,
+        epochs=4,
+        batch_size=50,
+        n_iter_no_change=None,
+        random_state=0,
     ).fit(queries, documents)
     history = finetuner.history_
     assert [h["epoch"] for h in history] == [0, 1, 2, 3, 4]
@@ -140,7 +146,13 @@ def test_history_and_fitted_attributes(rotated):
 
 def test_evaluation_steps(rotated):
     finetuner = AdapterFinetuner(
-        None, epochs=2, batch_size=50, evaluation_steps=2, n_iter_no_change=None
+        None,
+        negatives="random",
+        validation_fraction=0.1,
+        epochs=2,
+        batch_size=50,
+        evaluation_steps=2,
+        n_iter_no_change=None,
     ).fit(*rotated)
     steps = [h["step"] for h in finetuner.history_]
     assert steps == [0, 2, 4, 6, 8, 10]
@@ -178,9 +190,16 @@ def test_huge_learning_rate_never_wins(rotated):
 
 def test_refit_trains_on_all_pairs_for_the_chosen_epochs(rotated):
     queries, documents = rotated
-    options = {"epochs": 6, "batch_size": 60, "learning_rate": 1e-2, "random_state": 0}
-    chosen = AdapterFinetuner(None, **options).fit(queries, documents)
-    part = AdapterFinetuner(None, refit=False, **options).fit(queries, documents)
+    options = {
+        "negatives": "random",
+        "epochs": 6,
+        "batch_size": 60,
+        "learning_rate": 1e-2,
+        "random_state": 0,
+    }
+    validated = {**options, "validation_fraction": 0.1}
+    chosen = AdapterFinetuner(None, **validated).fit(queries, documents)
+    part = AdapterFinetuner(None, refit=False, **validated).fit(queries, documents)
     assert chosen.best_epoch_ == part.best_epoch_ > 0
     assert chosen.history_ == part.history_
     whole = AdapterFinetuner(

@@ -407,7 +407,7 @@ def test_hard_negatives_come_from_what_training_may_see(rotated):
         AdapterFinetuner(None, negatives="hard", epochs=2, random_state=0).fit(
             queries, documents
         )
-    assert len(seen) >= 1 and len(seen[0][0]) == 216
+    assert len(seen) >= 1 and len(seen[0][0]) == 120
     for pool, negatives in seen:
         assert len(negatives) and np.isin(negatives, pool).all()
 

@@ -199,7 +199,7 @@ def test_never_worse_than_the_untouched_vectors(toy, method, gamma):
     )
     finetuner = CorpusFinetuner(encoder, method=method, gamma=gamma, random_state=0)
     with pytest.warns(
-        UserWarning, match="Training did not help.*so that model is kept"
+        UserWarning, match="Training did not help.*so the untouched model is kept"
     ):
         finetuner.fit(names, np.repeat(toy.documents, 2))
     assert (finetuner.best_step_, finetuner.best_epoch_, finetuner.gamma_) == (0, 0, 0)

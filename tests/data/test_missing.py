@@ -15,6 +15,7 @@ from skembft import (
 )
 from skembft._data import missing
 from skembft.datasets import describe
+from skembft.exceptions import MissingDocumentsWarning
 from skembft.inspection import compare_retrieval
 from skembft.metrics import RetrievalScorer
 from skembft.mining import mine_hard_negatives
@@ -29,7 +30,7 @@ def messages(function, *args, **kwargs):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function(*args, **kwargs)
-    category = missing.MissingDocumentsWarning
+    category = MissingDocumentsWarning
     return [str(w.message) for w in caught if issubclass(w.category, category)]
 
 

@@ -14,6 +14,7 @@ from skembft import (
     PrecomputedEncoder,
 )
 from skembft._finetuner import base
+from skembft.exceptions import NoGainWarning
 from skembft.metrics import RetrievalScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
@@ -96,6 +97,7 @@ def test_a_score_over_few_documents_is_told(cls):
         warnings.simplefilter("error")
         finetuner.score(*TEST, corpus=IDS)
         finetuner.score(*TEST, corpus=IDS[:30])  # what is passed is meant
+        warnings.simplefilter("ignore", NoGainWarning)
         finetuner.fit(*TRAIN).score(*TEST)
         RetrievalScorer("ndcg@10", corpus=IDS)(finetuner, *TEST)
 

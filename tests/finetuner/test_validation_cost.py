@@ -42,7 +42,9 @@ def many():
 
 def test_a_large_corpus_is_ranked_for_a_few_queries_and_less_often(many, ranked):
     queries, documents = many
-    adapter = AdapterFinetuner(None, epochs=9, refit=False, random_state=0)
+    adapter = AdapterFinetuner(
+        None, negatives="random", epochs=9, refit=False, random_state=0
+    )
     adapter.fit(queries, documents[:4000], corpus=documents)
     # 300 × 200,000 products cost as much as four epochs of 3,700 pairs
     assert ranked == [(300, 200_000)] * 4
@@ -52,7 +54,9 @@ def test_a_large_corpus_is_ranked_for_a_few_queries_and_less_often(many, ranked)
 
 def test_steps_that_are_asked_for_are_kept(many, ranked):
     queries, documents = many
-    adapter = AdapterFinetuner(None, epochs=1, refit=False, evaluation_steps=20)
+    adapter = AdapterFinetuner(
+        None, negatives="random", epochs=1, refit=False, evaluation_steps=20
+    )
     adapter.fit(queries, documents[:4000], corpus=documents)
     assert [e["step"] for e in adapter.history_] == [0, 20, 29]
 
@@ -67,11 +71,17 @@ def test_as_many_queries_as_training_pays_for(ranked):
 
 def test_validation_data_are_sampled_too(many, ranked):
     queries, documents = many
-    adapter = AdapterFinetuner(None, epochs=1, random_state=0)
+    options = {
+        "negatives": "random",
+        "interpolation": None,
+        "epochs": 1,
+        "random_state": 0,
+    }
+    adapter = AdapterFinetuner(None, **options)
     held_out = {"X_val": queries, "y_val": documents[:4000]}
     adapter.fit(queries, documents[:4000], corpus=documents, **held_out)
     assert ranked == [(300, 200_000)] * 2
-    again = AdapterFinetuner(None, epochs=1, random_state=0)
+    again = AdapterFinetuner(None, **options)
     again.fit(queries, documents[:4000], corpus=documents, **held_out)
     assert again.history_ == adapter.history_
 

@@ -620,7 +620,13 @@ def test_query_gains(problem):
 
 def test_training_history(static_model, pairs):
     finetuner = AdapterFinetuner(
-        static_model, epochs=4, learning_rate=0.05, random_state=0
+        static_model,
+        negatives="random",
+        validation_fraction=0.1,
+        interpolation=None,
+        epochs=4,
+        learning_rate=0.05,
+        random_state=0,
     ).fit(*pairs)
     display = TrainingHistoryDisplay.from_estimator(finetuner)
     assert display.metric == "ndcg@10"
