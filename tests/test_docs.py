@@ -11,6 +11,7 @@ import skembft
 from skembft import (
     callbacks,
     datasets,
+    exceptions,
     inspection,
     integrations,
     metrics,
@@ -25,6 +26,7 @@ MODULES = [
     skembft,
     callbacks,
     datasets,
+    exceptions,
     inspection,
     integrations,
     metrics,
