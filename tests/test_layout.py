@@ -19,11 +19,12 @@ FLOORS = [
 ]
 # the folders that compute with torch; all others import it, and these, when they need
 # them: `import skembft` is quick
-TORCH_FOLDERS = {"_adapter", "_embedding", "_models"}
+TORCH_FOLDERS = {"_adapter", "_embedding", "_losses", "_models"}
 WITHOUT_TORCH = {
     *("_adapter/estimator", "_adapter/params", "_adapter/saved"),
     *("_embedding/estimator", "_embedding/checkpoints"),
     *("_embedding/identity", "_embedding/output"),
+    *("_losses/params", "_losses/table"),
     *("_models/files", "_models/kinds", "_models/lora", "_models/params"),
     *("_models/prompts", "_models/similarity"),
 }

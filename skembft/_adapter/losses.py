@@ -1,20 +1,24 @@
 """Losses on cached embeddings: Sentence Transformers' own, and InfoNCE."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skembft._adapter.infonce import InfoNCE
-from skembft._adapter.unit_rows import UnitRows
 from skembft._data.encoded import EncodedData
 from skembft._data.relevance import LabelRelevance
 from skembft._finetuner.trainer import Settings
+from skembft._losses.infonce import InfoNCE
 from skembft._losses.params import InfoNCEOptions, build_loss
 from skembft._losses.table import LOSSES
+from skembft._losses.unit_rows import UnitRows
 from skembft._utils.types import Floats, Ints, Role
+
+# documents that compete in one batch; of a larger corpus so many are drawn for each
+MAX_CANDIDATES = 2**13
 
 
 class _Trainer(Protocol):
@@ -39,24 +43,28 @@ def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
     queries, documents = UnitRows(encoded.queries), UnitRows(encoded.documents)
     if settings._draws_negatives(data):
         data.check_negatives()  # again: held-out documents are not in the pool
-    if spec.needs == "positives":
-        return InfoNCE(
-            InfoNCEOptions.of(trainer.loss_name, settings.loss_params),
-            data,
-            queries,
-            documents,
-            trainer.adapt,
-            negatives=trainer.negatives,
-            rng=trainer.rng,
-        )
-    loss = build_loss(settings.loss, None, settings.loss_params)
-    from_embeddings = loss.compute_loss_from_embeddings
 
     def query(index: Ints) -> Tensor:
         return trainer.adapt("query", queries[index])
 
     def document(index: Ints) -> Tensor:
         return trainer.adapt("document", documents[index])
+
+    if spec.needs == "positives":
+        infonce = InfoNCE(
+            InfoNCEOptions.of(trainer.loss_name, settings.loss_params),
+            data,
+            documents,
+            partial(trainer.adapt, "document"),
+            negatives=trainer.negatives,
+            rng=trainer.rng,
+            max_candidates=MAX_CANDIDATES,
+        )
+        return lambda pair_query, pair_document: infonce(
+            pair_query, pair_document, lambda places: query(pair_query[places])
+        )
+    loss = build_loss(settings.loss, None, settings.loss_params)
+    from_embeddings = loss.compute_loss_from_embeddings
 
     def triplets(query_index: Ints, document_index: Ints) -> Tensor:
         count = max(data.n_negatives, 1)

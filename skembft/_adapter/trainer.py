@@ -10,17 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skembft._adapter.infonce import MAX_CANDIDATES
 from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
-from skembft._adapter.losses import make_loss
+from skembft._adapter.losses import MAX_CANDIDATES, make_loss
 from skembft._adapter.params import Arrays, Weights
-from skembft._adapter.unit_rows import UnitRows, unit_tensor
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.weights import draw_by_weight
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
+from skembft._losses.unit_rows import UnitRows, unit_tensor
 from skembft._models.devices import default_cpu
 from skembft._models.random_state import isolated_rng
 from skembft._utils.types import Ints, Params, Role, Vectors

@@ -1,1 +1,1 @@
-"""The table of losses, what each learns from, and their arguments."""
+"""The table of losses, what each learns from, their arguments, and InfoNCE."""

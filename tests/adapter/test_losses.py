@@ -236,9 +236,10 @@ def test_corpus_larger_than_a_batch_of_candidates_is_sampled(
     encoder, vectors, monkeypatch
 ):
     """Drawn denominators: known positives stay out, and training still learns."""
-    from skembft._adapter import infonce
+    from skembft._adapter import losses
+    from skembft._losses import infonce
 
-    monkeypatch.setattr(infonce, "MAX_CANDIDATES", 16)
+    monkeypatch.setattr(losses, "MAX_CANDIDATES", 16)
     y = [[f"d{i}", f"d{(i + 1) % N}"] for i in range(N)]
     X = [f"q{i}" for i in range(N)]
     corpus = [f"n{i}" for i in range(N)]
@@ -334,13 +335,13 @@ def test_rows_of_one_class_do_not_compete(directions):
         epochs=1,
         validation_fraction=None,
     )
-    from skembft._adapter import infonce
+    from skembft._losses import infonce
 
     losses_seen = []
     call = infonce.InfoNCE.__call__
 
-    def watched(self, query, document):
-        loss = call(self, query, document)
+    def watched(self, query, document, embed):
+        loss = call(self, query, document, embed)
         labels = self.data.relevance.labels
         if len(set(labels[query])) == 1:
             losses_seen.append(loss.item())

@@ -1,4 +1,4 @@
-"""InfoNCE on cached embeddings, over a batch or the whole corpus. Import it lazily."""
+"""InfoNCE on fixed document vectors, over a batch or a corpus. Import it lazily."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skembft._adapter.unit_rows import UnitRows
 from skembft._data.retrieval_data import RetrievalData
 from skembft._losses.params import InfoNCEOptions
-from skembft._utils.types import Ints, Role
-
-# documents that compete in one batch; of a larger corpus so many are drawn for each
-MAX_CANDIDATES = 2**13
+from skembft._losses.unit_rows import UnitRows
+from skembft._utils.types import Ints
 
 _NEVER = torch.finfo(torch.float32).min / 4  # a logit that a softmax does not see
 
@@ -29,10 +26,14 @@ class InfoNCE:
     ----------
     options : InfoNCEOptions
     data : RetrievalData
-    queries, documents : UnitRows
-    adapt : callable (side, tensor) -> tensor of unit vectors
+    documents : UnitRows
+    adapt : callable
+        What makes of the vectors of documents, a tensor, those that compete.
     negatives : {"batch", "random", "hard", "corpus"}
     rng : RandomState
+    max_candidates : int
+        Documents that compete in one batch with "corpus"; of a larger corpus so many
+        are drawn for each.
 
     References
     ----------
@@ -44,34 +45,43 @@ class InfoNCE:
         self,
         options: InfoNCEOptions,
         data: RetrievalData,
-        queries: UnitRows,
         documents: UnitRows,
-        adapt: Callable[[Role, Tensor], Tensor],
+        adapt: Callable[[Tensor], Tensor],
         negatives: str,
         rng: np.random.RandomState,
+        max_candidates: int,
     ) -> None:
         self.options, self.data, self.rng = options, data, rng
-        self.queries, self.documents, self.adapt = queries, documents, adapt
-        self.negatives = negatives
+        self.documents, self.adapt = documents, adapt
+        self.negatives, self.max_candidates = negatives, max_candidates
         self.weight = None  # of every query, 1 on average
         if data.weights is not None:
             self.weight = data.weights / data.weights[data.answerable].mean()
         self.column_of = np.full(len(documents), -1)
-        self.whole_corpus = negatives == "corpus" and len(data.pool) <= MAX_CANDIDATES
+        self.whole_corpus = negatives == "corpus" and len(data.pool) <= max_candidates
         self.corpus = None
         if self.whole_corpus:
             self.column_of[data.pool] = np.arange(len(data.pool))
             self.corpus = documents[data.pool]
 
-    def __call__(self, pair_query: Ints, pair_document: Ints) -> Tensor:
-        """The loss of a batch of positive pairs."""
+    def __call__(
+        self,
+        pair_query: Ints,
+        pair_document: Ints,
+        embed: Callable[[Ints], Tensor],
+    ) -> Tensor:
+        """The loss of a batch of positive pairs.
+
+        `embed` gives the unit vectors of the queries of some pairs, told by place.
+        """
         options = self.options
-        query_index, row = np.unique(pair_query, return_inverse=True)
+        query_index, first, row = np.unique(
+            pair_query, return_index=True, return_inverse=True
+        )
         columns = self._candidates(query_index, pair_document)
         target = self.column_of[pair_document]
-        q = self.adapt("query", self.queries[query_index])
-        c = self.documents[columns] if self.corpus is None else self.corpus
-        c = self.adapt("document", c)
+        q = embed(first)
+        c = self.adapt(self._vectors(columns, q.device))
         cosines = q @ c.T
         logits = options.scale * cosines
         positive = logits[row, target]
@@ -100,7 +110,8 @@ class InfoNCE:
         share = grade / np.bincount(row, grade)[row] / len(query_index)
         if self.weight is not None:
             share *= self.weight[query_index][row]
-        return ((log_z - positive) * torch.from_numpy(share).float()).sum()
+        shares = torch.from_numpy(share).float().to(q.device)
+        return ((log_z - positive) * shares).sum()
 
     def _candidates(self, query_index: Ints, pair_document: Ints) -> Ints:
         """Sorted indices of the documents that compete; numbers their columns."""
@@ -109,12 +120,19 @@ class InfoNCE:
         parts = [pair_document, self.data.relevance.negative[query_index].indices]
         pool = self.data.pool
         if self.negatives == "corpus":
-            parts.append(pool[self.rng.randint(len(pool), size=MAX_CANDIDATES)])
+            parts.append(pool[self.rng.randint(len(pool), size=self.max_candidates)])
         elif self.negatives == "random":
             parts.append(pool[self.rng.randint(len(pool), size=len(pair_document))])
         columns = np.unique(np.concatenate(parts))
         self.column_of[columns] = np.arange(len(columns))
         return columns
+
+    def _vectors(self, columns: Ints, device: torch.device) -> Tensor:
+        """The vectors of the candidates; those of the whole corpus are kept there."""
+        if self.corpus is None:
+            return self.documents[columns].to(device)
+        self.corpus = self.corpus.to(device)
+        return self.corpus
 
     def _judged_negatives(self, query_index: Ints) -> tuple[Ints, Ints]:
         """Coordinates (row, column) of the queries' own negatives."""
@@ -139,7 +157,7 @@ class InfoNCE:
     ) -> Tensor:
         """Other queries of the batch that the document does not answer."""
         scores = (self.options.scale * q @ q.T)[row]
-        answered = self._answered(query_index, pair_document)
+        answered = self._answered(query_index, pair_document).to(q.device)
         answered[np.arange(len(row)), row] = True  # the query itself
         return torch.logsumexp(scores.masked_fill(answered, _NEVER), dim=1)
 
@@ -148,7 +166,7 @@ class InfoNCE:
     ) -> Tensor:
         """The document against the queries of the batch, its own included."""
         d = c[self.column_of[pair_document]]
-        answered = self._answered(query_index, pair_document)
+        answered = self._answered(query_index, pair_document).to(q.device)
         answered[np.arange(len(row)), row] = False
         scores = (self.options.scale * d @ q.T).masked_fill(answered, _NEVER)
         return torch.logsumexp(scores, dim=1)
@@ -162,7 +180,8 @@ class InfoNCE:
         query_index: Ints,
     ) -> Tensor:
         """The document against candidates that do not belong to its query."""
-        belongs = torch.zeros((len(query_index), len(c)), dtype=torch.bool)
+        shape = len(query_index), len(c)
+        belongs = torch.zeros(shape, dtype=torch.bool, device=c.device)
         belongs[known] = True
         belongs[self._judged_negatives(query_index)] = True
         scores = self.options.scale * c[target] @ c.T
