@@ -25,6 +25,7 @@ NAMES = {
     "_weight_conversions": "transformers.core_model_loading",
     "_original_forward": "accelerate.accelerator",
     "_build_dataloader": "sentence_transformers.base.trainer",
+    "_resolve_route": "sentence_transformers.base.modules.router",
     "_model_card_text": "sentence_transformers.base.model",
     "_load_with_module_classes": "sentence_transformers.base.model",
     "_fit_context": "sklearn.base",
@@ -45,7 +46,7 @@ OVERRIDDEN = {
     "_setup_devices": "transformers.training_args",
 }
 # what Python, or an interface that others implement, calls so
-PUBLIC = {"_getframe", "_aget_text_embeddings"}
+PUBLIC = {"_getframe", "_aget_text_embeddings", "_fields", "_replace"}
 MODULES = {"sklearn.utils._param_validation"}
 
 

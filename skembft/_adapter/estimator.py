@@ -14,8 +14,8 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
 from skembft._finetuner.base import TRAINING_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
-from skembft._losses.params import InfoNCEOptions, check_loss
-from skembft._losses.table import ADAPTER_LOSSES, LOSSES, LossSpec, find_loss
+from skembft._losses.params import check_vector_loss
+from skembft._losses.table import LOSSES, VECTOR_LOSSES, LossSpec, find_loss
 from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import Parts, State
@@ -277,18 +277,7 @@ class AdapterFinetuner(FrozenFinetuner):
                 "AdapterFinetuner takes a loss by name or class; there is no model "
                 "that a callable could be called with."
             )
-        if LOSSES[name].needs == "positives":
-            if isinstance(self.loss, type) and (
-                self.loss.__name__ != LOSSES[name].class_name
-            ):
-                raise InvalidParameterError(
-                    f"loss={self.loss.__name__} derives from "
-                    f"{LOSSES[name].class_name}, which AdapterFinetuner computes by "
-                    "itself: what the subclass changes would be lost."
-                )
-            InfoNCEOptions.of(name, self.loss_params)
-        else:
-            check_loss(self.loss, self.loss_params)
+        check_vector_loss(self.loss, self.loss_params, type(self).__name__)
         check_adapter(self, LOSSES[name].needs)
 
     def _check_learnable(self, data: RetrievalData) -> None:
@@ -312,7 +301,7 @@ class AdapterFinetuner(FrozenFinetuner):
         return not infonce and super()._draws_negatives(data)
 
     def _find_loss(self) -> str:
-        return find_loss(self.loss, ADAPTER_LOSSES)
+        return find_loss(self.loss, VECTOR_LOSSES)
 
     def _spec(self) -> Spec:
         """What `_apply` needs to know of the adapter, as it is now."""

@@ -22,15 +22,17 @@ from skembft._embedding.output import check_output, write_model
 from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
-from skembft._losses.params import check_loss
-from skembft._losses.table import LOSSES, find_loss
+from skembft._losses.params import check_loss, check_vector_loss
+from skembft._losses.table import LOSSES, VECTOR_LOSSES, find_loss
 from skembft._models.params import HasModelParams, check_model_params
 from skembft._saving.export import Exporter
 from skembft._saving.model_card import model_card
+from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
-from skembft._saving.state import State
+from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.launched import check_launch, first_process_speaks
+from skembft._utils.messages import nearest, shorten
 from skembft._utils.search import in_fold
 from skembft._utils.types import (
     BatchTokens,
@@ -45,7 +47,11 @@ from skembft._utils.types import (
     Vectors,
 )
 from skembft._utils.vectors import check_finite
-from skembft.encoders._sentence import MODEL_CONSTRAINTS, check_model_id
+from skembft.encoders._sentence import (
+    MODEL_CONSTRAINTS,
+    StoreKey,
+    check_model_id,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,12 +85,19 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         Arguments of the loss, such as ``{"scale": 20.0}``. Defaults are the library's,
         but margins of 5, which mean nothing on unit vectors, are 0.3. A wrapper takes
         the loss that it wraps: ``{"loss": "cosent", "loss_params": {"scale": 10.0}}``.
-    negatives : {"batch", "random", "hard"}, default="batch"
+    negatives : {"batch", "random", "hard", "corpus"}, default="batch"
         Negatives besides explicit ones: the other documents of the batch; these and one
-        random document a pair; or these and a hard one, mined with the model as it is
-        before training. Losses that take single negatives get hard ones with "hard" and
-        random ones otherwise. A document known to be relevant to a query is never its
-        negative.
+        random document a pair; these and a hard one, mined with the model as it is
+        before training; or, with ``side="query"`` only, all documents of training (of
+        more than 65,536 so many at random for each batch). Losses that take single
+        negatives get hard ones with "hard" and random ones otherwise. A document known
+        to be relevant to a query is never its negative.
+    side : {"both", "query"}, default="both"
+        What is trained: one model for queries and documents; or that of the queries
+        alone, while documents keep the vectors of the untouched model. These are made
+        once, so that an index stays valid, and a step costs its queries only. `model_`
+        then has a route for each. It takes losses by name or class that need no more
+        than vectors: the guide's table tells which.
     batch_size : int, default=10
         Pairs in a batch; in-batch negatives grow with it.
     epochs : int, default=2
@@ -248,7 +261,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     _parameter_constraints: dict = {
         **TRAINING_CONSTRAINTS,
         **MODEL_CONSTRAINTS,
-        "negatives": [StrOptions({"batch", "random", "hard"})],
+        "negatives": [StrOptions({"batch", "random", "hard", "corpus"})],
+        "side": [StrOptions({"both", "query"})],
         "layer_decay": [Interval(Real, 0, 1, closed="right"), None],
         "trainable": [
             StrOptions({"all", "lora"}),
@@ -268,6 +282,8 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     }
 
     model_: SentenceTransformer
+    # of the vectors of documents; None where the model was trained for them too
+    _document_key: StoreKey | None = None
 
     def __init__(
         self,
@@ -276,6 +292,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         loss: Loss = "multiple_negatives_ranking",
         loss_params: Params | None = None,
         negatives: str = "batch",
+        side: str = "both",
         batch_size: int = 10,
         epochs: int = 2,
         learning_rate: float = 2e-5,
@@ -319,6 +336,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         self.loss = loss
         self.loss_params = loss_params
         self.negatives = negatives
+        self.side = side
         self.batch_size = batch_size
         self.epochs = epochs
         self.learning_rate = learning_rate
@@ -375,13 +393,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         super()._check_settings()
         check_launch()
         self._find_loss()
-        if isinstance(self.loss, str | type):
-            check_loss(self.loss, self.loss_params)
-        elif self.loss_params:
-            raise InvalidParameterError(
-                "loss_params go with a loss by name or class; a callable sets the "
-                "arguments of its loss itself."
-            )
+        self._check_loss()
         if self.trainable == "lora":
             from skembft._embedding.trainable import lora_config
 
@@ -400,6 +412,43 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
             from skembft._embedding.trainer_params import check_trainer_params
 
             check_trainer_params(self)
+
+    def _check_loss(self) -> None:
+        if self.side == "query":
+            self._check_query_loss()
+        elif self.negatives == "corpus":
+            raise InvalidParameterError(
+                "negatives='corpus' goes with side='query', which keeps the vectors of "
+                "all documents. With side='both' use 'hard', or a larger batch_size."
+            )
+        elif isinstance(self.loss, str | type):
+            check_loss(self.loss, self.loss_params)
+        elif self.loss_params:
+            raise InvalidParameterError(
+                "loss_params go with a loss by name or class; a callable sets the "
+                "arguments of its loss itself."
+            )
+
+    def _check_query_loss(self) -> None:
+        name = self._find_loss()
+        if name is None or not isinstance(self.loss, str | type):
+            raise InvalidParameterError(
+                "side='query' takes a loss by name or class: one that a callable makes "
+                "would embed documents anew."
+            )
+        if LOSSES[name].whole_model:
+            raise InvalidParameterError(
+                f"loss={name!r} goes with side='both' only: it needs the model itself "
+                "for documents too, and side='query' has their vectors. "
+                f"{nearest(name, VECTOR_LOSSES)}"
+            )
+        check_vector_loss(self.loss, self.loss_params, "side='query'")
+
+    def _draws_negatives(self, data: RetrievalData) -> bool:
+        # of fixed documents, InfoNCE masks those that are no negatives
+        spec = self._loss_spec()
+        masks = self.side == "query" and spec and spec.needs == "positives"
+        return not masks and super()._draws_negatives(data)
 
     def _open(
         self,
@@ -442,9 +491,16 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     def _exporter(self) -> Exporter:
         return Exporter(self, {})
 
+    def _saved(self) -> Parts:
+        parts = super()._saved()
+        if self._document_key is not None:
+            parts.content["document_key"] = list(self._document_key)
+        return parts
+
     def _restore(self, state: State) -> None:
         super()._restore(state)
         self.model_ = state.model(self)
+        self._document_key = _key_of(state.content.get("document_key"))
         self._describe_model()
 
     def _take_model(self, model: SentenceTransformer) -> None:
@@ -493,9 +549,19 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         Returns
         -------
         vectors : float32 ndarray of shape (n, d)
+            With ``side="query"`` those of the untouched model; each document is encoded
+            once in a process.
         """
         check_is_fitted(self)
-        return self._encode(check_items(D, "D", "text"), "document")
+        documents = check_items(D, "D", "text")
+        if self._document_key is None or not documents:
+            return self._encode(documents, "document")
+        from skembft._embedding.fixed_documents import DocumentEncoder
+
+        encoder = DocumentEncoder(
+            self.model_, self._document_key, self.encode_batch_tokens
+        )
+        return encoder.vectors(documents)
 
     def _encode(self, texts: list[str], role: Role) -> Vectors:
         from skembft._models.encoding import encode
@@ -552,3 +618,14 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         tags = tag_text_input(super().__sklearn_tags__())
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+
+def _key_of(saved: Any) -> StoreKey | None:
+    """The key that a directory tells of, a list of texts and numbers or None."""
+    if saved is None:
+        return None
+    check(saved, list, f"'document_key' in {STATE}")
+    plain = all(isinstance(value, str | int | None) for value in saved)
+    if not plain or len(saved) != len(StoreKey._fields):
+        raise Damaged(f"'document_key' in {STATE} is {shorten(saved)}")
+    return StoreKey(*saved)

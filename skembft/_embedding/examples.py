@@ -1,7 +1,7 @@
 """Training examples of whole models, in the columns of losses. Import it lazily."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,9 @@ class Examples:
         Whether the other documents of a batch are taken as not relevant.
     damaged : list of str or None
         The documents with words deleted, as a column of their own before them.
+    fixed : bool
+        Whether documents keep their vectors, so that batches hold queries, and as
+        labels the rows of the examples.
     """
 
     data: RetrievalData
@@ -42,6 +45,7 @@ class Examples:
     labels: np.ndarray | None = None
     in_batch: bool = False
     damaged: list[str] | None = None
+    fixed: bool = False
 
     @classmethod
     def of(
@@ -67,7 +71,9 @@ class Examples:
         # again: held-out documents are not in the pool, and held-out labels are gone
         spec.check_data(data)
         spec.check_batch(data, settings.negatives, settings.batch_size)
-        if spec.draws_negatives(data, settings.negatives):
+        fixed = settings.side == "query"
+        masks = fixed and spec.needs == "positives"  # what is no negative
+        if spec.draws_negatives(data, settings.negatives) and not masks:
             data.check_negatives()
         make = {
             "labels": _labelled,
@@ -77,7 +83,9 @@ class Examples:
             "texts": _documents,
             "damaged": _damaged,
         }.get(spec.needs, _ranked)
-        examples = make(data, spec, settings, rng, model)
+        if fixed and spec.needs in ("positives", "targets"):
+            make = _positive_pairs
+        examples = replace(make(data, spec, settings, rng, model), fixed=fixed)
         if not len(examples) or (
             examples.weights is not None and not examples.weights.any()
         ):
@@ -103,6 +111,8 @@ class Examples:
         """Names of the text columns; Sentence Transformers reads them by place."""
         if self.queries is None:
             return ["text"] if self.damaged is None else ["damaged", "text"]
+        if self.fixed:
+            return ["anchor"]
         count = self.documents.shape[1]
         return ["anchor", "positive", *(f"negative_{i}" for i in range(1, count))]
 
@@ -117,7 +127,7 @@ class Examples:
         """Pairs of a role and the distinct texts of it."""
         parts: list[tuple[Role, Items, Ints | None]] = [
             ("query", self.data.queries, self.queries),
-            ("document", self.data.documents, self.documents),
+            ("document", self.data.documents, None if self.fixed else self.documents),
         ]
         for role, source, index in parts:
             if index is not None:
@@ -125,15 +135,19 @@ class Examples:
 
     def dataset(self) -> Dataset:
         """The texts and labels as a `datasets.Dataset`."""
-        texts = [
-            [self.data.documents[i] for i in column] for column in self.documents.T
-        ]
+        texts = []
+        if not self.fixed:
+            texts = [
+                [self.data.documents[i] for i in column] for column in self.documents.T
+            ]
         if self.queries is not None:
             texts.insert(0, [self.data.queries[i] for i in self.queries])
         elif self.damaged is not None:
             texts.insert(0, self.damaged)
         columns: dict[str, Any] = dict(zip(self.columns, texts, strict=True))
-        if self.labels is not None:
+        if self.fixed:
+            columns["label"] = np.arange(len(self))
+        elif self.labels is not None:
             columns["label"] = self.labels
         return Dataset.from_dict(columns)
 
@@ -158,6 +172,22 @@ def _ranked(
         negatives = negatives.reshape(-1, 1)
     documents = np.column_stack([positives, negatives])
     return Examples(data, queries, documents, in_batch=spec.in_batch)
+
+
+def _positive_pairs(
+    data: RetrievalData,
+    spec: LossSpec,
+    settings: Settings,
+    rng: np.random.RandomState,
+    model: SentenceTransformer,
+) -> Examples:
+    """Pairs for losses that find the vectors of other documents themselves."""
+    queries, positives = data.positive_pairs(settings.use_all_docs, rng)
+    if spec.needs == "positives" and data.weights is not None:  # it weighs them itself
+        counted = data.weights[queries] > 0
+        queries, positives = queries[counted], positives[counted]
+        data = replace(data, weights=None)
+    return Examples(data, queries, positives[:, None])
 
 
 def _labelled(

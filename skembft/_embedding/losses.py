@@ -234,19 +234,17 @@ def _gather(loss: Any) -> None:
     if hasattr(loss, "calculate_loss"):  # of the vectors of portions
         of_portions = loss.calculate_loss
         loss.calculate_loss = lambda columns, *args, **options: of_portions(
-            [[_of_all(torch.cat(portions))] for portions in columns], *args, **options
+            [[of_all(torch.cat(portions))] for portions in columns], *args, **options
         )
     else:
         of_vectors = loss.compute_loss_from_embeddings
-        loss.compute_loss_from_embeddings = lambda *args: of_vectors(
-            *map(_of_all, args)
-        )
+        loss.compute_loss_from_embeddings = lambda *args: of_vectors(*map(of_all, args))
 
 
-def _of_all(rows: Any) -> Any:
+def of_all(rows: Any) -> Any:
     """The rows of all processes, of a tensor or of each of a list."""
     if isinstance(rows, list):
-        return [_of_all(column) for column in rows]
+        return [of_all(column) for column in rows]
     if rows is None:  # labels that a loss does without
         return None
     return all_gather(rows, with_grad=rows.requires_grad)

@@ -3,6 +3,7 @@
 import os
 from copy import deepcopy
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -26,7 +27,9 @@ from skembft._models.loading import (
     load_for_training,
     similarity_of_model,
 )
+from skembft._models.prompts import choose_prompt
 from skembft._utils.search import in_fold, in_search
+from skembft.encoders._sentence import MODEL_CONSTRAINTS, SentenceEncoder, StoreKey
 
 
 @default_cpu()
@@ -47,7 +50,12 @@ def open_trainer(
     if output is not None and not in_fold():
         processes.first(lambda: os.makedirs(output, exist_ok=True))
     warm = finetuner.warm_start and finetuner.__sklearn_is_fitted__()
+    if warm:
+        _check_side(finetuner)
     model, fingerprint = _start_model(finetuner, warm)
+    document_key = None
+    if finetuner.side == "query":
+        document_key = _document_key(finetuner, model, warm)
     seed, run = finetuner.random_state, None
     if not isinstance(seed, Integral):
         seed = processes.agree(int(rng.randint(2**31 - 1)))
@@ -65,7 +73,37 @@ def open_trainer(
         seed = run.seed
     if not isinstance(finetuner.random_state, Integral):
         rng = check_random_state(seed)
-    return ModelTrainer(finetuner, model, rng, int(seed), processes, run)
+    return ModelTrainer(finetuner, model, rng, int(seed), processes, run, document_key)
+
+
+def _check_side(finetuner: Settings) -> None:
+    fitted = "both" if finetuner._document_key is None else "query"
+    if finetuner.side != fitted:
+        raise ValueError(
+            "warm_start=True trains the fitted model further, and side was "
+            f"{fitted!r} in its fit: restore it, or fit a clone."
+        )
+
+
+def _document_key(
+    finetuner: Settings, model: SentenceTransformer, warm: bool
+) -> StoreKey:
+    """What determines the vectors of documents, which the untouched model gives."""
+    settings = {name: getattr(finetuner, name) for name in MODEL_CONSTRAINTS}
+    encoder = SentenceEncoder(**settings)
+    if not warm:
+        return encoder._store_key("document")
+    # its files may be gone, and the settings others
+    key: StoreKey = finetuner._document_key
+    prompts: dict[str, Any] = model.prompts  # none is None, whatever its type says
+    return key._replace(
+        prompt=choose_prompt(prompts, finetuner.document_prompt, "document"),
+        # what the model has, it keeps
+        normalize=finetuner.normalize or key.normalize,
+        precision=encoder._precision(),
+        max_seq_length=finetuner.max_seq_length or key.max_seq_length,
+        truncate_dim=finetuner.truncate_dim,
+    )
 
 
 def _start_model(finetuner: Settings, warm: bool) -> tuple[SentenceTransformer, str]:

@@ -4,7 +4,8 @@ import math
 import tempfile
 import warnings
 from contextlib import ExitStack
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from typing import Any, TypeAlias
@@ -22,6 +23,7 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._embedding.batches import Plan, may_conflict, plan_epochs
 from skembft._embedding.checkpoints import Phase, Run
 from skembft._embedding.examples import Examples
+from skembft._embedding.fixed_documents import DocumentEncoder, FixedDocuments
 from skembft._embedding.hf_trainer import (
     FinetuningArguments,
     FinetuningTrainer,
@@ -42,13 +44,16 @@ from skembft._embedding.trainable import (
 from skembft._embedding.trainer_params import make_callbacks, trainer_arguments
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
+from skembft._losses.table import LOSSES
 from skembft._models.devices import current, default_cpu
 from skembft._models.encoding import encode
 from skembft._models.loading import dimension_of, similarity_of_model
 from skembft._models.precision import resolve_precision
 from skembft._models.prompts import choose_prompt
 from skembft._models.random_state import seeded_rng
+from skembft._models.routes import join_routes, route_of
 from skembft._utils.types import Ints, Items, Path, Role, Vectors
+from skembft.encoders._sentence import StoreKey
 from skembft.mining._candidates import with_mined_negatives
 
 State: TypeAlias = dict[str, Tensor]  # of the model
@@ -56,12 +61,13 @@ State: TypeAlias = dict[str, Tensor]  # of the model
 
 @dataclass(frozen=True)
 class TextData:
-    """Texts are encoded anew by the changing model: nothing to prepare."""
+    """Texts are encoded anew by the changing model, but for documents that stay."""
 
     data: RetrievalData
+    documents: Vectors | None = None
 
     def subset(self, queries: Ints) -> "TextData":
-        return TextData(self.data.subset(queries))
+        return replace(self, data=self.data.subset(queries))
 
 
 class ModelTrainer(GradientTrainer[TextData, State]):
@@ -80,6 +86,8 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     processes : Processes
     run : Run or None
         Where checkpoints go.
+    document_key : StoreKey or None
+        Of the vectors of documents, where these keep the untouched model's.
     """
 
     text_cost = 2_000  # of a small model; of a larger one more in both costs
@@ -93,8 +101,17 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         seed: int,
         processes: Processes,
         run: Run | None = None,
+        document_key: StoreKey | None = None,
     ) -> None:
         super().__init__(estimator, rng)
+        self.documents = None
+        if document_key is not None:
+            untouched = route_of(deepcopy(model), "document").requires_grad_(False)
+            self.documents = DocumentEncoder(
+                untouched, document_key, estimator.encode_batch_tokens
+            )
+            model = route_of(model, "query")
+            self.pair_cost //= 2  # of the query alone
         self.model = model
         self.similarity = similarity_of_model(model)
         own: dict[str, Any] = model.prompts  # none is None, whatever its type says
@@ -106,6 +123,9 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         self.processes = processes
         self.run = run
         model.prompts = {**model.prompts, **self.prompts}
+        self.whole = model  # what is kept
+        if self.documents is not None:
+            self.whole = join_routes(model, self.documents.model)
         with seeded_rng(seed):
             choose_weights(model, estimator.trainable, estimator.trainable_params)
         self.untouched = self.snapshot() if estimator.refit else None
@@ -116,7 +136,10 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         return math.inf if counts_steps else super().epochs
 
     def prepare(self, data: RetrievalData) -> TextData:
-        return TextData(data)
+        if self.documents is None:
+            return TextData(data)
+        share = self.processes.map_rows
+        return TextData(data, share(self.documents.vectors, data.documents))
 
     @default_cpu()
     def train(self, texts: TextData, monitor: Monitor, epochs: float) -> State:
@@ -133,8 +156,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
             )
             if settings.negatives == "hard":
                 texts = self._with_mined_negatives(texts)
-            loss, spec = build(settings, self.model, texts.data)
-            examples = Examples.of(texts.data, spec, settings, self.rng, self.model)
+            loss, examples = self._make_loss(texts)
             phase = self._phase()
             trainer = self._make_trainer(
                 loss, examples, directory if phase is None else phase.directory
@@ -159,6 +181,16 @@ class ModelTrainer(GradientTrainer[TextData, State]):
                 trainer.resume(checkpoint)
         self.model.eval()
         return self.conclude(monitor)
+
+    def _make_loss(self, texts: TextData) -> tuple[nn.Module, Examples]:
+        settings, model, data = self.settings, self.model, texts.data
+        if texts.documents is None:
+            loss, spec = build(settings, model, data)
+            return loss, Examples.of(data, spec, settings, self.rng, model)
+        spec = LOSSES[settings._find_loss()]
+        examples = Examples.of(data, spec, settings, self.rng, model)
+        fixed = FixedDocuments(settings, model, data, examples, texts.documents)
+        return fixed, examples
 
     def _make_trainer(
         self, loss: nn.Module, examples: Examples, directory: Path
@@ -191,7 +223,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
 
     def _with_mined_negatives(self, texts: TextData) -> TextData:
         encoded = EncodedData(texts.data, *self.vectors(texts))
-        return TextData(with_mined_negatives(encoded).data)
+        return replace(texts, data=with_mined_negatives(encoded).data)
 
     def _phase(self) -> Phase | None:
         if self.run is None:
@@ -301,10 +333,10 @@ class ModelTrainer(GradientTrainer[TextData, State]):
     def vectors(self, texts: TextData) -> tuple[Vectors, Vectors]:
         """Vectors of the distinct queries and documents by the model as it is."""
         data, share = texts.data, self.processes.map_rows
-        return (
-            share(partial(self.encode, role="query"), data.queries),
-            share(partial(self.encode, role="document"), data.documents),
-        )
+        queries = share(partial(self.encode, role="query"), data.queries)
+        if texts.documents is not None:
+            return queries, texts.documents
+        return queries, share(partial(self.encode, role="document"), data.documents)
 
     def encode(self, texts: Items, role: Role) -> Vectors:
         return encode(
@@ -318,7 +350,9 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         )
 
     def evaluation_cost(self, n_queries: int, n_documents: int) -> int:
-        n_texts = n_queries + n_documents
+        n_texts = n_queries
+        if self.documents is None:
+            n_texts += n_documents
         return n_texts * self.text_cost + super().evaluation_cost(
             n_queries, n_documents
         )
@@ -350,9 +384,10 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         if state is not None:
             self.load(state)
         return {
-            "model_": self.model,
+            "model_": self.whole,
             "embedding_dim_": dimension_of(self.model),
             "interpolation_": self.share,
+            "_document_key": self.documents and self.documents.key,
         }
 
 

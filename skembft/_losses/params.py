@@ -84,6 +84,23 @@ def check_loss(
             raise InvalidParameterError(f"loss_params of {loss!r}: {error}") from error
 
 
+def check_vector_loss(loss: str | type, loss_params: Params | None, who: str) -> None:
+    """Raise an InvalidParameterError where a loss cannot be computed on vectors.
+
+    `who` computes InfoNCE by itself; all other losses are the library's.
+    """
+    name = find_loss(loss, LOSSES)
+    if LOSSES[name].needs != "positives":
+        check_loss(loss, loss_params)
+        return
+    if isinstance(loss, type) and loss.__name__ != LOSSES[name].class_name:
+        raise InvalidParameterError(
+            f"loss={loss.__name__} derives from {LOSSES[name].class_name}, which {who} "
+            "computes by itself: what the subclass changes would be lost."
+        )
+    InfoNCEOptions.of(name, loss_params)
+
+
 def _check_wrapper(
     name: str, loss_params: Params | None, wrappers: tuple[str, ...]
 ) -> None:

@@ -281,7 +281,7 @@ LOSSES = {
     "matryoshka2d": LossSpec("Matryoshka2dLoss", "loss", **_UNWRAPPED),
     "adaptive_layer": LossSpec("AdaptiveLayerLoss", "loss", **_UNWRAPPED),
 }
-ADAPTER_LOSSES = tuple(n for n, spec in LOSSES.items() if not spec.whole_model)
+VECTOR_LOSSES = tuple(n for n, spec in LOSSES.items() if not spec.whole_model)
 _NAME_OF = {spec.class_name: name for name, spec in LOSSES.items()}
 
 

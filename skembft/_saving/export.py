@@ -118,7 +118,7 @@ class Exporter:
         # other weights than the stored ones may have been asked for
         params = getattr(self.base, "model_params", None)
         if self.root is None or params or not _is_plain(self.root):
-            self._save_loaded(directory)
+            self._save_loaded(directory, role)
         else:
             for path in ModelFiles(self.root)._paths("torch", False):
                 target = directory / path.relative_to(self.root)
@@ -143,13 +143,16 @@ class Exporter:
         self.n_encoder = len(modules)
         return modules
 
-    def _save_loaded(self, directory: Path) -> None:
+    def _save_loaded(self, directory: Path, role: Role | None) -> None:
         from skembft._models.loading import save_merged
+        from skembft._models.routes import route_of
 
         if isinstance(self.base, SentenceEncoder):
             model = self.base._load().model
         else:
             model = self.base.model_
+        if role is not None:
+            model = route_of(model, role)
         save_merged(model, directory)
 
     def _write_prompts(self, directory: Path, role: Role | None) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import AbstractContextManager
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar, overload
 
 from sklearn.utils._param_validation import (
     Interval,
@@ -19,7 +19,7 @@ from skembft._models.params import HasModelParams, check_model_params, key_of
 from skembft._models.prompts import choose_prompt
 from skembft._models.similarity import similarity_of
 from skembft._utils.types import BatchTokens, Params, Path, Role, Similarity
-from skembft.encoders._store import Key, Portions
+from skembft.encoders._store import Portions
 from skembft.encoders._stored import ROLES, STORE_CONSTRAINTS, StoredEncoder
 
 if TYPE_CHECKING:
@@ -45,6 +45,20 @@ MODEL_CONSTRAINTS: dict[str, list[Any]] = {
     "model_params": [dict, None],
     "device": [str, None],
 }
+
+
+class StoreKey(NamedTuple):
+    """What determines the vectors of a model."""
+
+    weights: str
+    prompt: str
+    role: Role | Literal[""]  # "" where prompts alone tell queries from documents
+    normalize: bool
+    precision: Computed
+    max_seq_length: int | None
+    truncate_dim: int | None
+    backend: Backend
+    model_params: str
 
 
 def check_model_id(model_id: object) -> None:
@@ -191,9 +205,9 @@ class SentenceEncoder(HasModelParams, StoredEncoder):
         key = key_of(self.model_params)
         return f"{self._weights(files)} {settings}{key and f' {key}'}"
 
-    def _store_key(self, role: Role) -> Key:
+    def _store_key(self, role: Role) -> StoreKey:
         files = self._files()
-        return (
+        return StoreKey(
             self._weights(files),
             self._prompt(files, role),
             role if files.tells_roles_apart() else "",

@@ -43,7 +43,7 @@ def drop_store(key: Key, cache_dir: Path | None) -> None:
 
 def folder_of(key: Key, cache_dir: Path) -> str:
     """The sub-directory of `cache_dir` that holds the vectors of a key."""
-    name = hashlib.sha256(repr(key).encode()).hexdigest()[:32]
+    name = hashlib.sha256(repr(tuple(key)).encode()).hexdigest()[:32]
     return os.path.join(os.fspath(cache_dir), name)
 
 

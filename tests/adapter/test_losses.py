@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from sentence_transformers.sentence_transformer import losses
 
 from skembft import AdapterFinetuner, PrecomputedEncoder
-from skembft._losses.table import ADAPTER_LOSSES, LOSSES
+from skembft._losses.table import LOSSES, VECTOR_LOSSES
 
 N, DIM, STEPS, RATE = 24, 12, 6, 1e-2
 
@@ -229,7 +229,7 @@ def test_every_loss_on_embeddings_is_supported():
         for name in losses.__all__
         if hasattr(getattr(losses, name), "compute_loss_from_embeddings")
     }
-    assert on_embeddings == {LOSSES[name].class_name for name in ADAPTER_LOSSES}
+    assert on_embeddings == {LOSSES[name].class_name for name in VECTOR_LOSSES}
 
 
 def test_corpus_larger_than_a_batch_of_candidates_is_sampled(

@@ -51,6 +51,8 @@ LOSSES = {
         "loss_params": {"loss": "mega_batch_margin"},
     },
     "wrapped labels": {"loss": "matryoshka2d", "loss_params": {"loss": "cosent"}},
+    "query side": {"side": "query", "negatives": "corpus"},
+    "query side, top layer": {"side": "query", "trainable": 1, "loss": "triplet"},
     "top layer": {"trainable": 1, "loss": "triplet", "negatives": "hard"},
 }
 REFUSED = {

@@ -7,7 +7,7 @@ from sentence_transformers.sentence_transformer import losses
 from sklearn.utils._param_validation import InvalidParameterError
 
 from skembft import AdapterFinetuner
-from skembft._losses.table import ADAPTER_LOSSES
+from skembft._losses.table import VECTOR_LOSSES
 from tests.losses.training import TRAINS_ON, N, documents, finetuner, mnrl, triplets
 
 # of small batches, whose documents conflict
@@ -33,7 +33,7 @@ def test_unknown_losses(loss, message):
 
 
 @pytest.mark.parametrize(
-    "loss", sorted(set(TRAINS_ON) - set(ADAPTER_LOSSES)) + [losses.MegaBatchMarginLoss]
+    "loss", sorted(set(TRAINS_ON) - set(VECTOR_LOSSES)) + [losses.MegaBatchMarginLoss]
 )
 def test_adapters_refuse_losses_of_the_whole_model(loss):
     with pytest.raises(

@@ -111,6 +111,13 @@ def finetuners(static_model, bert_model, router_model, pairs):
     found["whole router"] = EmbeddingFinetuner(router_model, **whole).fit(
         queries, documents
     )
+    for trainable in ("all", "lora"):
+        found[f"query side, {trainable}"] = EmbeddingFinetuner(
+            bert_model, side="query", trainable=trainable, **whole
+        ).fit(queries, documents)
+    found["over a query side"] = adapter(found["query side, all"]).fit(
+        queries, documents
+    )
     found["over a whole model"] = adapter(FrozenEstimator(found["whole"])).fit(
         queries, documents
     )
