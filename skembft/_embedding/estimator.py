@@ -248,6 +248,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
        BERT-Networks", 2019, arXiv:1908.10084.
     .. [2] M. Henderson et al., "Efficient Natural Language Response Suggestion for
        Smart Reply", 2017, arXiv:1705.00652 (in-batch negatives).
+    .. [3] P. Jain et al., "Succeeding at Scale: Enterprise Retrieval Benchmark
+       Construction and Index-Preserving Query Adaptation for Multi-Tenant Search",
+       2026, arXiv:2601.04646 (``side="query"``).
 
     Examples
     --------
