@@ -472,7 +472,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
         from skembft._embedding.trainable import finish
 
         super()._keep(trainer, state, monitor)
-        finish(self.model_, self.trainable_params)
+        finish(trainer.model, self.trainable_params)
         card = self._describe_model()
         path = self.model_output_path
         if path is not None and not in_fold():

@@ -18,6 +18,7 @@ from skembft._embedding.output import CHECKPOINTS
 from skembft._embedding.processes import Processes
 from skembft._embedding.trainer import ModelTrainer
 from skembft._finetuner.trainer import Settings
+from skembft._models.code import check_for_routes
 from skembft._models.devices import default_cpu
 from skembft._models.lengths import set_max_seq_length
 from skembft._models.loading import (
@@ -55,6 +56,7 @@ def open_trainer(
     model, fingerprint = _start_model(finetuner, warm)
     document_key = None
     if finetuner.side == "query":
+        check_for_routes(model)
         document_key = _document_key(finetuner, model, warm)
     seed, run = finetuner.random_state, None
     if not isinstance(seed, Integral):

@@ -31,6 +31,18 @@ def carried_classes(model: SentenceTransformer) -> list[type]:
     return [cls for cls in classes if cls.__module__.startswith(_OF_DIRECTORIES)]
 
 
+def check_for_routes(model: SentenceTransformer) -> None:
+    """Refuse modules whose code Sentence Transformers would not find in a route."""
+    for module in model:
+        cls = type(module)
+        if cls.__module__.startswith(_OF_DIRECTORIES):
+            raise ValueError(
+                f"side='query' gives models routes, and {cls.__name__} of this one came "
+                "with code of its own, which is not read from the files of a route: "
+                "use side='both', or an AdapterFinetuner."
+            )
+
+
 def _parts(model: SentenceTransformer) -> Iterator[object]:
     for module in model.modules():
         yield module

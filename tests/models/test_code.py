@@ -118,6 +118,26 @@ def base(bert_model, tmp_path):
     return tmp_path / "base"
 
 
+def test_code_and_routes(base, tmp_path, few):
+    """That of a transformer is found in each route, that of a module in none."""
+    options = {**OPTIONS, "side": "query", "trust_remote_code": True}
+    for kind in (a_module, the_first_module):
+        path = shutil.copytree(base, tmp_path / kind.__name__)
+        kind(path)
+        with pytest.raises(ValueError, match="side='query' .* code of its own"):
+            EmbeddingFinetuner(path, **options).fit(*few)
+    the_transformer(base)
+    output = tmp_path / "output"
+    finetuner = EmbeddingFinetuner(base, model_output_path=output, **options).fit(*few)
+    shutil.rmtree(base)
+    model = SentenceTransformer(str(output), device="cpu", trust_remote_code=True)
+    assert np.allclose(model.encode_query(few[0]), finetuner.transform(few[0]))
+    assert {path.parent.name for path in output.glob("*/modeling_my.py")} == {
+        "query_0_Transformer",
+        "document_0_Transformer",
+    }
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_code_of_the_directory(base, tmp_path, few, kind):
     """It is written with the model, into a directory of its own, and never pickled."""
