@@ -76,6 +76,7 @@ class Monitor:
         self.base_state: Any = None
         # of every query, by the metric
         self.values = self.base_values = self.best_values = np.empty(0)
+        self.trained_values = np.empty(0)  # at the best step, whatever share is kept
         self.run_score: float | None = None  # the best of the present run
         self.without_gain = 0
         self.steps_before = 0  # of the runs before the present one
@@ -121,6 +122,7 @@ class Monitor:
         if self.best_score is None or score > self.best_score:
             self.best_step, self.best_epoch = self.history[-1]["step"], epoch
             self._choose(settings)
+            self.trained_values = self.values
         if self.run_score is None or score > self.run_score:
             self.run_score, self.without_gain = score, 0
         else:
@@ -141,12 +143,12 @@ class Monitor:
 
     def is_clear(self) -> bool:
         """Whether the gain of what is chosen is more than its noise."""
-        gain, error = self._gain()
+        gain, error = self._gain(self.best_values)
         return error is not None and gain > _CLEAR * error
 
-    def _gain(self) -> tuple[float, float | None]:
+    def _gain(self, values: Floats) -> tuple[float, float | None]:
         """The gain over the untouched model, and its standard error."""
-        gains = self.best_values - self.base_values
+        gains = values - self.base_values
         mean = float(np.average(gains, weights=self.weights))
         return mean, _standard_error(gains, self.weights)
 
@@ -175,9 +177,9 @@ class Monitor:
                 f"no evaluation beat the untouched model's {score}, over "
                 f"{self.n_queries} queries"
             )
-        gain, error = self._gain()
+        gain, error = self._gain(self.trained_values)
         noise = "" if error is None else f" ± {error:.4f}"
-        n_changed = np.count_nonzero(self.best_values != self.base_values)
+        n_changed = np.count_nonzero(self.trained_values != self.base_values)
         return (
             f"a gain of {gain:.4f}{noise} over the untouched model's {score} may be "
             f"chance, as only {n_changed} of {self.n_queries} queries changed"
@@ -199,7 +201,7 @@ class Monitor:
         """What `restore` needs besides the best state, as JSON values."""
         names = ("history", "best_step", "best_epoch", "best_score", "base_score")
         run = ("best_settings", "run_score", "without_gain", "n_queries")
-        values = ("base_values", "best_values")
+        values = ("base_values", "best_values", "trained_values")
         return {
             **{name: getattr(self, name) for name in (*names, *run)},
             **{name: getattr(self, name).tolist() for name in values},
@@ -209,8 +211,8 @@ class Monitor:
         """Go on where another monitor was."""
         for name, value in progress.items():
             setattr(self, name, value)
-        self.base_values = np.array(self.base_values)
-        self.best_values = np.array(self.best_values)
+        for name in ("base_values", "best_values", "trained_values"):
+            setattr(self, name, np.array(getattr(self, name)))
         self.best_state = best_state
 
     def _record(

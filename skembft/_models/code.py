@@ -38,8 +38,8 @@ def check_for_routes(model: SentenceTransformer) -> None:
         if cls.__module__.startswith(_OF_DIRECTORIES):
             raise ValueError(
                 f"side='query' gives models routes, and {cls.__name__} of this one "
-                "came with code of its own, which is not read from the files of a route: "
-                "use side='both', or an AdapterFinetuner."
+                "came with code of its own, which is not read from the files of a "
+                "route: use side='both', or an AdapterFinetuner."
             )
 
 
