@@ -39,13 +39,15 @@ UNSAFE = {".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"}  # may hold code
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
-def cannot_load(model_id: str, reason: str) -> OSError:
+def cannot_load(
+    model_id: str, reason: str, kind: str = "SentenceTransformer"
+) -> OSError:
     """Return the OSError of a model that cannot be loaded, with what to do."""
     where = "directory" if os.path.isdir(model_id) else "model"
     return OSError(
         f"Could not load the {where} {model_id!r}: {reason} Check the spelling and the "
         "network (HF_HUB_OFFLINE?), or pass a directory that "
-        "SentenceTransformer.save_pretrained wrote."
+        f"{kind}.save_pretrained wrote."
     )
 
 

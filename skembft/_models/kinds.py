@@ -1,7 +1,7 @@
-"""Which models are bi-encoders; nothing here imports torch.
+"""Which models are bi-encoders, and which score pairs; nothing here imports torch.
 
-Of the others Sentence Transformers makes one in silence: it takes their transformer
-and the mean of its tokens.
+Of others Sentence Transformers makes one in silence: it takes their transformer
+and the mean of its tokens, or a random head.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ _HEADS = re.compile(
     r".*For(SequenceClassification|TokenClassification|QuestionAnswering"
     r"|MultipleChoice|NextSentencePrediction)"
 )
+# those that a CrossEncoder is made of, if modules.json does not say
+_SCORES_PAIRS = re.compile(r".*For(SequenceClassification|CausalLM)")
 _LATE = re.compile(r"HF_ColBERT|.*ForRetrieval")
 _OF_OTHERS = {".onnx", ".gguf", ".h5", ".msgpack", ".xml", ".ot"}  # torch reads none
 
@@ -56,6 +58,22 @@ def check_bi_encoder(model_id: str, files: ModelFiles) -> None:
         )
     if not files.modules() and files.revision is None:
         _check_plain(model_id, files)
+
+
+def check_cross_encoder(model_id: str, files: ModelFiles) -> None:
+    """Raise an OSError where a model has no head that was trained to score pairs.
+
+    Sentence Transformers would give it a random one.
+    """
+    kind = _kind_of(files)
+    names = files.config().get("architectures") or []
+    is_plain = not files.modules() and any(map(_SCORES_PAIRS.fullmatch, names))
+    if kind != _KINDS["CrossEncoder"] and not is_plain:
+        raise OSError(
+            f"{model_id!r} is {kind or 'no CrossEncoder'}: its files hold no head that "
+            "was trained to score pairs, and a random one would teach noise. Pass the "
+            "name or directory of a CrossEncoder, or a callable on pairs."
+        )
 
 
 def _kind_of(files: ModelFiles) -> str | None:

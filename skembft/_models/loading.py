@@ -249,7 +249,7 @@ def load_model(
                 },
             )
     except (OSError, TypeError, ValueError) as error:
-        reason = _first_line(error)
+        reason = first_line(error)
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise
         if not isinstance(error, OSError) and _has_arguments(params):
@@ -342,7 +342,7 @@ def no_progress_bar() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

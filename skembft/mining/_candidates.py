@@ -25,22 +25,19 @@ def mine(
     queries: Vectors,
     documents: Vectors,
     hide_known: Callable[[Tensor, Ints, int], None],
-    best_positive: Floats,
+    highest: Floats,
     k: int,
-    relative_margin: float,
 ) -> tuple[Ints, Floats]:
-    """The k documents most similar to every query that look like negatives.
+    """The k documents most similar to every query that may be its negatives.
 
     Parameters
     ----------
     queries, documents : ndarray of shape (n_queries, d), (n_documents, d)
     hide_known : callable (scores, rows, first_document)
         Sets scores of documents that are not negatives to -inf, in place.
-    best_positive : ndarray of shape (n_queries,)
-        Cosine of every query to its best relevant document, or infinity.
+    highest : float32 ndarray of shape (n_queries,)
+        Candidates of a higher cosine are left out.
     k : int
-    relative_margin : float
-        Candidates above (1 − relative_margin) times the best positive are left out.
 
     Returns
     -------
@@ -50,9 +47,6 @@ def mine(
     """
     import torch
 
-    highest = np.array(best_positive, dtype=np.float32)  # infinite without one
-    known = np.isfinite(highest)
-    highest[known] -= relative_margin * np.abs(highest[known])
     ceiling = torch.from_numpy(highest)[:, None]
 
     def hide(scores: Tensor, first_query: int, first_document: int) -> None:
@@ -61,6 +55,37 @@ def mine(
         scores[scores > ceiling[rows]] = -torch.inf
 
     return top_k(queries, documents, k, hide=hide)
+
+
+def highest_scores(
+    positive: Floats,
+    relative_margin: float | None,
+    absolute_margin: float | None = None,
+    max_score: float | None = None,
+) -> Floats:
+    """The highest score that a negative of each query may have.
+
+    Parameters
+    ----------
+    positive : ndarray of shape (n_queries,)
+        Score of the relevant document that they keep a distance from, or infinity.
+    relative_margin : float or None
+        Share of the size of that score.
+    absolute_margin, max_score : float or None
+
+    Returns
+    -------
+    ndarray of shape (n_queries,), of the type of `positive`
+    """
+    highest = np.full_like(positive, np.inf if max_score is None else max_score)
+    known = np.isfinite(positive)
+    score = positive[known]
+    if relative_margin is not None:
+        allowed = score - relative_margin * np.abs(score)
+        highest[known] = np.minimum(highest[known], allowed)
+    if absolute_margin is not None:
+        highest[known] = np.minimum(highest[known], score - absolute_margin)
+    return highest
 
 
 def best_positive(queries: Vectors, documents: Vectors, relevance: Relevance) -> Floats:
@@ -74,7 +99,7 @@ def best_positive(queries: Vectors, documents: Vectors, relevance: Relevance) ->
         cosines = (unit_rows(queries[q]) * unit_rows(documents[d])).sum(axis=1)
         np.maximum.at(best, q, cosines)
     best[best == -np.inf] = np.inf
-    return best
+    return best.astype(np.float32)
 
 
 def _best_of_class(
@@ -103,13 +128,13 @@ def with_mined_negatives(encoded: EncodedData) -> EncodedData:
         columns = outside[first_document : first_document + scores.shape[1]]
         scores[:, columns] = -np.inf
 
+    positive = best_positive(encoded.queries, encoded.documents, relevance)
     indices, _ = mine(
         encoded.queries,
         encoded.documents,
         hide,
-        best_positive(encoded.queries, encoded.documents, relevance),
+        highest_scores(positive, RELATIVE_MARGIN),
         N_NEGATIVES,
-        RELATIVE_MARGIN,
     )
     query, place = np.nonzero(indices >= 0)
     judged = relevance.with_negatives(query, indices[query, place])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Collection, Iterator
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from skembft._data.items import check_items
 from skembft._data.missing import warn_missing
@@ -14,16 +17,30 @@ from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.messages import shorten
-from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
+from skembft._utils.types import (
+    Data,
+    Floats,
+    Ints,
+    Item,
+    ItemKind,
+    OwnDocuments,
+    RandomState,
+)
 from skembft._utils.vectors import to_array
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics._scoring import item_kind, read_data, unwrap
-from skembft.mining._candidates import N_NEGATIVES, RELATIVE_MARGIN, best_positive, mine
-
-if TYPE_CHECKING:
-    pass
+from skembft.mining._candidates import (
+    N_NEGATIVES,
+    RELATIVE_MARGIN,
+    best_positive,
+    highest_scores,
+    mine,
+)
+from skembft.mining._selection import Best, choose
+from skembft.mining._teacher import Scorer, as_scorer
 
 _CHUNK = 50_000  # documents of a corpus that are encoded and compared at a time
+_POOL = 10  # candidates a negative, where a teacher or chance chooses among them
 
 
 def mine_hard_negatives(
@@ -33,14 +50,25 @@ def mine_hard_negatives(
     *,
     corpus: Data = None,
     n_negatives: int = N_NEGATIVES,
-    relative_margin: float = RELATIVE_MARGIN,
+    range_min: int = 0,
+    range_max: int | None = None,
+    max_score: float | None = None,
+    min_score: float | None = None,
+    absolute_margin: float | None = None,
+    relative_margin: float | None = RELATIVE_MARGIN,
+    sampling_strategy: Literal["top", "random"] = "top",
+    cross_encoder: Any = None,
     exclude_self: OwnDocuments = False,
+    random_state: RandomState = None,
 ) -> list[dict[Item, float]]:
     """Find the documents most similar to every query that do not answer it.
 
     Documents known to be relevant to a query are never its negatives. Neither are
     those that score above 95 % of its best relevant document: they are probably
     relevant and only not judged so (NV-Retriever's positive-aware mining).
+
+    Scores are cosines, or those of `cross_encoder`. The arguments that Sentence
+    Transformers' function of this name has too mean what they mean there.
 
     Parameters
     ----------
@@ -53,12 +81,34 @@ def mine_hard_negatives(
         a time, so that a corpus larger than memory can be mined.
     n_negatives : int, default=5
         The most negatives a query gets.
+    range_min : int, default=0
+        Pass over so many of the hardest candidates that are left by the bounds below.
+    range_max : int, default=None
+        Only so many documents, the most similar ones, are candidates, before the bounds
+        below. None means all of them; with `cross_encoder` ``range_min + 10 *
+        n_negatives``.
+    max_score, min_score : float, default=None
+        Candidates that score above or below are left out.
+    absolute_margin : float, default=None
+        Candidates that score above the best relevant document less this are left out.
     relative_margin : float, default=0.05
         Candidates that score above ``(1 - relative_margin)`` times the best relevant
-        document are left out. 0 leaves out only those above it.
+        document are left out: more exactly, that are nearer to its score than this
+        share of its size. 0 leaves out only those above it, None leaves out none.
+    sampling_strategy : {"top", "random"}, default="top"
+        Take the hardest candidates that are left, or draw from all of them: without a
+        `range_max` from the ``10 * n_negatives`` hardest.
+    cross_encoder : str, CrossEncoder or callable, default=None
+        A teacher that scores the candidates anew: bounds, margins
+        and the order then go by its scores, and the margins keep their distance from
+        the relevant document that it scores lowest. So it finds what is relevant and
+        not judged so. Each pair is scored once.
     exclude_self : bool or dict of {query: document}, default=False
         Which document a query is itself, where only ids tell
         (``load_beir(…).own_documents``). It is never mined, nor is the same text or id.
+    random_state : int, RandomState instance or None, default=None
+        Draws with ``sampling_strategy="random"``; the order of the corpus does not
+        matter. None draws others in every call.
 
     Returns
     -------
@@ -71,12 +121,18 @@ def mine_hard_negatives(
     Raises
     ------
     ValueError, TypeError
-        Bad data, as in ``fit``.
+        Bad data, as in ``fit``, or bad scores of the teacher.
+    OSError
+        A `cross_encoder` that cannot be loaded.
 
     References
     ----------
     G. Moreira et al., "NV-Retriever: Improving text embedding models with effective
     hard-negative mining", 2024, arXiv:2407.15831.
+
+    Y. Qu et al., "RocketQA: An optimized training approach to dense passage retrieval
+    for open-domain question answering", 2021, arXiv:2010.08191 (negatives that a
+    cross-encoder has denoised).
 
     Examples
     --------
@@ -87,7 +143,17 @@ def mine_hard_negatives(
     >>> mine_hard_negatives(index, ["q"], ["a"], corpus=["a", "b", "c"], n_negatives=1)
     [{'a': 1.0, 'b': 0.0}]
     """
-    _check(n_negatives, relative_margin)
+    _check_whole("n_negatives", n_negatives, 1)
+    _check_window(range_min, range_max, n_negatives)
+    _check_bounds(max_score, min_score, absolute_margin, relative_margin)
+    if sampling_strategy not in ("top", "random"):
+        raise ValueError(
+            f"sampling_strategy must be 'top' or 'random', got {sampling_strategy!r}."
+        )
+    rng = None
+    if sampling_strategy == "random":  # None never means the global random state
+        seed = np.random.RandomState() if random_state is None else random_state
+        rng = check_random_state(seed)
     encoder, X = unwrap(as_encoder(encoder), X)
     kind = item_kind(encoder)
     if kind == "vector":
@@ -95,6 +161,10 @@ def mine_hard_negatives(
             "mine_hard_negatives needs texts or ids, and this encoder takes vectors: "
             "use AdapterFinetuner(encoder=None, negatives='hard') instead."
         )
+    teacher = None
+    if cross_encoder is not None:
+        _check_reads(cross_encoder, kind)
+        teacher = as_scorer(cross_encoder, "cross_encoder", load=True)
     if corpus is not None and not hasattr(corpus, "__next__"):
         corpus = check_items(corpus, "corpus", kind)  # before anything is encoded
     if getattr(encoder, "_similarity", "cosine") == "dot":
@@ -110,33 +180,117 @@ def mine_hard_negatives(
         named = place.of(corpus)
         warn_missing(list(place), len(data.documents), named, kind, "y")
     queries = to_array(encoder.transform(data.queries), "The query vectors")
-    found = _Best(len(queries), n_negatives)
-    ceiling = None
+    whole = range_max is None and teacher is None  # all documents are candidates
+    if range_max is None:
+        factor = 1 if teacher is None and rng is None else _POOL
+        range_max = range_min + factor * n_negatives
+    best = Best(len(queries), range_max)
+    bounds: Floats | None = None
     for documents in _portions(dict.fromkeys(data.documents), corpus, kind):
         vectors = to_array(
             encoder.transform_documents(documents), "The document vectors"
         )
-        if ceiling is None:  # the first portion holds the relevant documents
-            ceiling = best_positive(queries, vectors, data.relevance)
+        if bounds is None:  # the first portion holds the relevant documents
+            positive = best_positive(queries, vectors, data.relevance)
+            margins = relative_margin, absolute_margin
+            bounds = highest_scores(positive, *margins, max_score)
+            ceiling = bounds if whole else np.full_like(bounds, np.inf)
             hide = data.relevance.hide_known
         else:
             hide = _known(data, documents, own).hide_known
-        indices, scores = mine(
-            queries, vectors, hide, ceiling, n_negatives, relative_margin
-        )
-        found.add(documents, indices, scores)
-    return _graded(data, found)
+        best.add(documents, *mine(queries, vectors, hide, ceiling, range_max))
+    assert bounds is not None
+    scores: Floats = best.scores
+    if teacher is not None:
+        scores, positive = _score_again(teacher, data, best)
+        bounds = highest_scores(positive, *margins, max_score)
+    chosen = choose(best, scores, bounds, min_score, range_min, n_negatives, rng)
+    return _graded(data, best.documents, chosen)
 
 
-def _check(n_negatives: int, relative_margin: float) -> None:
-    if not isinstance(n_negatives, Integral) or n_negatives < 1:
+def _check_whole(name: str, value: object, least: int) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        wanted = "a positive" if least else "0 or a positive"
+        raise ValueError(f"{name} must be {wanted} whole number, got {value!r}.")
+
+
+def _check_window(range_min: int, range_max: int | None, n_negatives: int) -> None:
+    _check_whole("range_min", range_min, 0)
+    if range_max is None:
+        return
+    _check_whole("range_max", range_max, 1)
+    if range_max < range_min + n_negatives:
         raise ValueError(
-            f"n_negatives must be a positive whole number, got {n_negatives!r}."
+            f"range_max={range_max} leaves less than n_negatives={n_negatives} "
+            f"candidates behind range_min={range_min}: raise range_max, or lower "
+            "one of the others."
         )
+
+
+def _check_bounds(
+    max_score: float | None,
+    min_score: float | None,
+    absolute_margin: float | None,
+    relative_margin: float | None,
+) -> None:
+    for name, value in [
+        ("max_score", max_score),
+        ("min_score", min_score),
+        ("absolute_margin", absolute_margin),
+    ]:
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"{name} must be a number or None, got {shorten(value)}.")
+    if absolute_margin is not None and absolute_margin < 0:
+        raise ValueError(f"absolute_margin must be 0 or more, got {absolute_margin}.")
+    if max_score is not None and min_score is not None and min_score > max_score:
+        raise ValueError(
+            f"min_score={min_score} is above max_score={max_score}: no document is "
+            "within them."
+        )
+    if relative_margin is None:
+        return
     if not isinstance(relative_margin, Real) or not 0 <= relative_margin < 1:
         raise ValueError(
-            f"relative_margin must be in [0, 1), got {shorten(relative_margin)}."
+            "relative_margin must be in [0, 1) or None, got "
+            f"{shorten(relative_margin)}."
         )
+
+
+def _check_reads(cross_encoder: Any, kind: ItemKind) -> None:
+    """Refuse ids for a model of texts; a callable may know their texts."""
+    is_model = isinstance(cross_encoder, str | os.PathLike)
+    if kind == "id" and (is_model or hasattr(cross_encoder, "predict")):
+        raise ValueError(
+            "cross_encoder reads texts, and this encoder knows ids: pass a callable "
+            "that takes a list of (query id, document id) pairs and looks their texts "
+            "up, or mine with an encoder of texts."
+        )
+
+
+def _score_again(
+    score: Scorer, data: RetrievalData, best: Best
+) -> tuple[Floats, Floats]:
+    """A teacher's scores of the candidates, and its lowest of a relevant document."""
+    query, place = np.nonzero(best.found >= 0)
+    candidates = best.found[query, place].tolist()
+    known_query, known = data.judged.positive_coordinates()
+    values = score(
+        [
+            *(
+                (data.queries[q], best.documents[d])
+                for q, d in zip(query.tolist(), candidates, strict=True)
+            ),
+            *(
+                (data.queries[q], data.documents[d])
+                for q, d in zip(known_query.tolist(), known.tolist(), strict=True)
+            ),
+        ]
+    )
+    scores = np.full(best.found.shape, -np.inf)
+    scores[query, place] = values[: len(query)]
+    lowest = np.full(data.n_queries, np.inf)
+    np.minimum.at(lowest, known_query, values[len(query) :])
+    return scores, lowest
 
 
 def _known(
@@ -166,51 +320,9 @@ def _portions(
             yield items[start : start + _CHUNK]
 
 
-class _Best:
-    """The best documents of every query over several portions.
-
-    Attributes
-    ----------
-    documents : list
-        Those that are among the best of some query; others are not kept.
-    found : ndarray of shape (n_queries, k)
-        Their indices in `documents`, best first; -1 where there are no more.
-    """
-
-    def __init__(self, n_queries: int, k: int) -> None:
-        self.documents: list[Any] = []
-        self.found = np.full((n_queries, k), -1)
-        self.scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
-
-    def add(self, documents: list[Item], indices: Ints, scores: Floats) -> None:
-        """Add what is best of a portion of documents, best first."""
-        k = self.found.shape[1]
-        numbers = Numbering((item, i) for i, item in enumerate(self.documents))
-        used = np.unique(indices[indices >= 0])
-        number = np.full(len(documents) + 1, -1)  # the last is that of -1
-        number[used] = numbers.of([documents[i] for i in used.tolist()])
-        found = np.hstack([self.found, number[indices]])
-        scores = np.hstack([self.scores, scores])
-        _drop_repeated(found, scores)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        self.scores = np.take_along_axis(scores, best, axis=1)
-        found = np.take_along_axis(found, best, axis=1)
-        kept = np.unique(found[found >= 0])
-        self.found = np.where(found < 0, -1, np.searchsorted(kept, found))
-        names = list(numbers)
-        self.documents = [names[i] for i in kept.tolist()]
-
-
-def _drop_repeated(found: Ints, scores: Floats) -> None:
-    """Leave of the same number in a row the first, in place."""
-    order = np.argsort(found, axis=1, kind="stable")
-    numbers = np.take_along_axis(found, order, axis=1)
-    row, place = np.nonzero((numbers[:, 1:] == numbers[:, :-1]) & (numbers[:, 1:] >= 0))
-    column = order[row, place + 1]
-    found[row, column], scores[row, column] = -1, -np.inf
-
-
-def _graded(data: RetrievalData, best: _Best) -> list[dict[Item, float]]:
+def _graded(
+    data: RetrievalData, candidates: list[Item], chosen: Ints
+) -> list[dict[Item, float]]:
     """Of every row its own documents, in its order, and the negatives of its query."""
     graded: list[dict[Item, float]] = [{} for _ in data.row_query]
     for row, document, grade in zip(
@@ -220,9 +332,9 @@ def _graded(data: RetrievalData, best: _Best) -> list[dict[Item, float]]:
         strict=True,
     ):
         graded[row][data.documents[document]] = max(grade, 0.0)
-    mined = best.found.tolist()
+    mined = chosen.tolist()
     for documents, query in zip(graded, data.row_query.tolist(), strict=True):
         for i in mined[query]:
             if i >= 0:
-                documents.setdefault(best.documents[i], 0.0)
+                documents.setdefault(candidates[i], 0.0)
     return graded
