@@ -114,6 +114,29 @@ def no_dropout(bert_model, tmp_path_factory):
     return path
 
 
+def write_cross_encoder(bert_model, path, num_labels):
+    """Write a random CrossEncoder as transformers do; its logits have both signs."""
+    import torch
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    source = str(Path(bert_model).parent / "hf")
+    config = BertConfig.from_pretrained(
+        source, num_labels=num_labels, initializer_range=0.3
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(path)
+    AutoTokenizer.from_pretrained(source).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def cross_encoder(bert_model, tmp_path_factory):
+    """Directory of a CrossEncoder of one label."""
+    return write_cross_encoder(bert_model, tmp_path_factory.mktemp("cross"), 1)
+
+
 @pytest.fixture(scope="session")
 def minilm():
     """Directory of the real all-MiniLM-L6-v2, in the package of the demo extra."""

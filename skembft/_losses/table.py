@@ -109,8 +109,9 @@ class LossSpec:
         if self.needs == "scores" and not data.has_scores:
             raise ValueError(
                 f"loss={self.name!r} learns from teacher scores, and no query has two "
-                "documents of different grades: give y as {document: score} dicts, or "
-                "labelled pairs with several documents a query."
+                "documents of different grades: give y as {document: score} dicts, as "
+                "skembft.mining.score_pairs makes them, or labelled pairs with several "
+                "documents a query."
             )
         labels = data.example_grade
         if self.labels_differ and data.labelled and np.ptp(labels) == 0:

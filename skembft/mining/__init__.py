@@ -1,5 +1,6 @@
 """Hard negatives: documents that a model confuses with the relevant ones."""
 
 from skembft.mining._hard_negatives import mine_hard_negatives
+from skembft.mining._score_pairs import score_pairs
 
-__all__ = ["mine_hard_negatives"]
+__all__ = ["mine_hard_negatives", "score_pairs"]

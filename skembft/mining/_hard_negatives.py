@@ -99,7 +99,7 @@ def mine_hard_negatives(
         Take the hardest candidates that are left, or draw from all of them: without a
         `range_max` from the ``10 * n_negatives`` hardest.
     cross_encoder : str, CrossEncoder or callable, default=None
-        A teacher that scores the candidates anew: bounds, margins
+        A teacher, as in `score_pairs`, that scores the candidates anew: bounds, margins
         and the order then go by its scores, and the margins keep their distance from
         the relevant document that it scores lowest. So it finds what is relevant and
         not judged so. Each pair is scored once.
@@ -124,6 +124,10 @@ def mine_hard_negatives(
         Bad data, as in ``fit``, or bad scores of the teacher.
     OSError
         A `cross_encoder` that cannot be loaded.
+
+    See Also
+    --------
+    score_pairs : Grades of what was mined, from a teacher.
 
     References
     ----------
