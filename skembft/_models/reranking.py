@@ -7,7 +7,7 @@ from sentence_transformers import CrossEncoder
 
 from skembft._models.devices import check_available, default_cpu
 from skembft._models.files import cannot_load, find_model
-from skembft._models.kinds import check_cross_encoder
+from skembft._models.kinds import check_cross_encoder, check_vocabulary
 from skembft._models.lengths import limit_to_positions
 from skembft._models.loading import first_line, no_progress_bar
 from skembft._models.random_state import isolated_rng
@@ -37,6 +37,7 @@ def load_cross_encoder(
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
             raise
         raise cannot_load(model_id, first_line(error), "CrossEncoder") from error
+    check_vocabulary(model_id, model)
     limit_to_positions(model)
     return model
 

@@ -335,6 +335,23 @@ def test_a_model_without_a_trained_head_is_refused(model, bert_model, data, requ
         mine_hard_negatives("nowhere", ["q"], ["d"], cross_encoder=path)
 
 
+def test_damaged_directories_are_refused(cross_encoder, data, tmp_path):
+    for name, message in [
+        ("tokenizer.json", "Could not load the directory"),
+        ("model.safetensors", "no file named"),
+        ("config.json", "no CrossEncoder"),
+    ]:
+        path = shutil.copytree(cross_encoder, tmp_path / name)
+        (path / name).unlink()
+        with pytest.raises(OSError, match=message):
+            score_pairs(path, *data)
+
+
+def test_a_device_that_is_not_there(cross_encoder, data, scored):
+    with pytest.raises(ValueError, match="device='nowhere' is not available"):
+        score_pairs(cross_encoder, *data, device="nowhere")
+
+
 def test_a_classifier_is_refused(bert_model, data, tmp_path, encoded_rows):
     path = write_cross_encoder(bert_model, tmp_path, 3)
     for teacher in (path, CrossEncoder(path, device="cpu")):
