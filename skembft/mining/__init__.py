@@ -1,4 +1,4 @@
-"""Hard negatives: documents that a model confuses with the relevant ones."""
+"""Hard negatives, which a model confuses with what is relevant, and their grades."""
 
 from skembft.mining._hard_negatives import mine_hard_negatives
 from skembft.mining._score_pairs import score_pairs

@@ -179,6 +179,35 @@ def test_with_cache_dir_another_process_loads_no_model(
 
 
 @WRONG_ORDER
+@pytest.mark.parametrize("saved", [True, False])
+def test_names_in_the_cache_of_the_hub(
+    cross_encoder, data, scored, tmp_path, monkeypatch, saved
+):
+    """By Sentence Transformers, or by transformers, without modules.json."""
+    revision = "0123456789" * 4
+    repository = tmp_path / "hub" / "models--owner--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(revision)
+    snapshot = repository / "snapshots" / revision
+    if saved:
+        model = CrossEncoder(cross_encoder, device="cpu")
+        model.save_pretrained(str(snapshot), create_model_card=False)
+    else:
+        shutil.copytree(cross_encoder, snapshot)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    graded = score_pairs("owner/tiny", *data, cache_dir=tmp_path / "cache")
+    n_scored = len(scored)
+    expected = score_pairs(cross_encoder, *data)
+    np.testing.assert_allclose(differences(graded), differences(expected), atol=1e-5)
+    _store._stores.clear()
+    again = score_pairs("owner/tiny", *data, cache_dir=tmp_path / "cache")
+    assert again == graded
+    assert n_scored == 3 * len(data[0]) and len(scored) <= 2 * n_scored
+    with pytest.raises(OSError, match="Could not load the model 'owner/other'"):
+        score_pairs("owner/other", *data)
+
+
+@WRONG_ORDER
 def test_a_pair_is_two_texts(cross_encoder, scored):
     """Not what they are together, and not in any order."""
     for query, document in [("red1 old2", " wet3"), ("red1", " old2 wet3")]:
