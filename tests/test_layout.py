@@ -8,7 +8,7 @@ import skembft
 ROOT = Path(skembft.__file__).parent
 # from the ground to the roof; a file imports from its own folder and from lower floors
 FLOORS = [
-    ["_version", "_utils"],
+    ["_version", "_utils", "exceptions"],
     ["_data", "_models"],
     ["_losses", "encoders", "metrics", "model_selection"],
     ["_saving", "datasets", "inspection", "mining"],
@@ -98,4 +98,5 @@ def test_every_folder_says_what_is_in_it():
 
 def test_the_top_folder_holds_folders():
     files = {path.name for path in ROOT.iterdir() if path.is_file()}
-    assert files == {"__init__.py", "_version.py", "callbacks.py", "py.typed"}
+    modules = {"callbacks.py", "exceptions.py"}
+    assert files == {"__init__.py", "_version.py", "py.typed", *modules}
