@@ -106,9 +106,9 @@ class AdapterFinetuner(FrozenFinetuner):
     validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random, to choose the number of
         epochs, and whether to keep the adapter; less of very many, as validation is not
-        to cost more than training. "auto" is 0.1, and with `refit` at least 300
-        queries or half of them, as fewer tell too little. `X_val` in `fit` wins over
-        it.
+        to cost more than training. "auto" is 0.1, and with `refit` and 20 queries or
+        more at least 300 queries or half of them, as fewer tell too little. `X_val` in
+        `fit` wins over it.
     n_iter_no_change : int or None, default=20
         Stop after so many evaluations without gain.
     evaluation_steps : int, default=0

@@ -13,6 +13,8 @@ from skembft._utils.types import Ints, Items
 
 # fewer queries tell too little, whatever they cost
 _FEWEST = 300
+# half of fewer queries may have nothing in common that could be learnt
+_HALVED = 20
 # products of two vectors that are no cost to speak of
 _CHEAP = 2**24
 
@@ -68,7 +70,8 @@ def hold_out(
 
     Only queries with a relevant document are held out, `most` at most; with fewer than
     two of them nothing is. "auto" is a tenth; with `refit`, which trains on all of them
-    afterwards, it is at least 300 queries or half of them, as fewer tell too little.
+    afterwards, it is at least 300 queries or half of them, as fewer tell too little;
+    of fewer than 20 it is a tenth.
     Those that earlier fits of a warm start have trained on, told by their `query_keys`,
     are not held out: they would validate what they have taught.
 
@@ -80,8 +83,9 @@ def hold_out(
     if fraction is None or len(candidates) < 2:
         return None
     if isinstance(fraction, str):
-        fewest = min(_FEWEST, len(candidates) // 2) if refit else 1
-        fraction = max(0.1, fewest / len(candidates))
+        fraction = 0.1
+        if refit and len(candidates) >= _HALVED:
+            fraction = max(fraction, min(_FEWEST / len(candidates), 0.5))
     size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1, most)
     if trained is not None:
         new = ~np.isin(query_keys(data.queries), trained)

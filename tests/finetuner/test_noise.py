@@ -148,6 +148,8 @@ def test_a_whole_model_is_kept_as_it_was(static_model, pairs):
         (2000, "auto", True, 300),
         (5000, "auto", True, 500),
         (400, "auto", True, 200),
+        (20, "auto", True, 10),
+        (19, "auto", True, 2),
         (3, "auto", True, 1),
         (400, "auto", False, 40),
         (400, 0.1, True, 40),
