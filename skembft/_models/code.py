@@ -37,9 +37,9 @@ def check_for_routes(model: SentenceTransformer) -> None:
         cls = type(module)
         if cls.__module__.startswith(_OF_DIRECTORIES):
             raise ValueError(
-                f"side='query' gives models routes, and {cls.__name__} of this one "
-                "came with code of its own, which is not read from the files of a "
-                "route: use side='both', or an AdapterFinetuner."
+                "side='query' gives a model routes, and from the files of a route no "
+                f"code is read, such as that of {cls.__name__}: use side='both', or an "
+                "AdapterFinetuner."
             )
 
 
