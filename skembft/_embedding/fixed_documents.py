@@ -93,7 +93,8 @@ class FixedDocuments(nn.Module):
     ) -> None:
         super().__init__()
         name = settings._find_loss()
-        self.needs, self.normalize = LOSSES[name].needs, settings.normalize
+        self.needs = LOSSES[name].needs
+        self.normalize, self.truncate_dim = settings.normalize, settings.truncate_dim
         self.model = model
         self.examples, self.documents = examples, documents
         self.loss: Any
@@ -116,7 +117,7 @@ class FixedDocuments(nn.Module):
             queries, labels = of_all([queries, labels])
         rows = on_host(labels).numpy()
         with torch.autocast(queries.device.type, enabled=False):
-            queries = queries.float()[:, : self.documents.shape[1]]  # of truncate_dim
+            queries = queries.float()[:, : self.truncate_dim]
             if self.normalize:
                 queries = F.normalize(queries, dim=1)
             return self._compute(queries, rows)

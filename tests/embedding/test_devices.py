@@ -120,7 +120,16 @@ def another_default():
 
 
 @pytest.mark.parametrize(
-    "options", [{"sort_by_length": False}, {"trainable": 1, "negatives": "hard"}]
+    "options",
+    [
+        {"sort_by_length": False},
+        {"trainable": 1, "negatives": "hard"},
+        {
+            "side": "query",
+            "negatives": "corpus",
+            "loss_params": {"directions": ["query_to_doc", "doc_to_doc"]},
+        },
+    ],
 )
 def test_a_default_device_of_the_users_changes_nothing_of_models(
     bert_model, pairs, another_default, options

@@ -57,6 +57,19 @@ def test_encoders(model, pairs, device, precision):
         {"trainable": "lora"},
         {"activation_checkpointing": True, "gradient_accumulation_steps": 2},
         {"refit": True, "validation_fraction": 0.3, "layer_decay": 0.5},
+        {"side": "query", "negatives": "corpus"},
+        {"side": "query", "loss": "cosent", "trainable": 1},
+        {
+            "side": "query",
+            "negatives": "hard",
+            "loss_params": {
+                "directions": [
+                    *("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+                ],
+                "hardness_mode": "hard_negatives",
+                "hardness_strength": 2.0,
+            },
+        },
     ],
     ids=str,
 )
