@@ -433,12 +433,12 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
             )
 
     def _check_query_loss(self) -> None:
-        name = self._find_loss()
-        if name is None or not isinstance(self.loss, str | type):
+        if not isinstance(self.loss, str | type):
             raise InvalidParameterError(
                 "side='query' takes a loss by name or class: one that a callable makes "
                 "would embed documents anew."
             )
+        name = find_loss(self.loss, LOSSES)
         if LOSSES[name].whole_model:
             raise InvalidParameterError(
                 f"loss={name!r} goes with side='both' only: it needs the model itself "
