@@ -25,6 +25,7 @@ from skembft import (
 )
 from skembft._embedding import fixed_documents
 from skembft._losses.table import LOSSES, VECTOR_LOSSES
+from tests.losses.training import FORMS, N
 
 OPTIONS = {"side": "query", "epochs": 1, "learning_rate": 1e-3, "random_state": 0}
 
@@ -195,6 +196,16 @@ def test_losses_of_vectors(no_dropout, pairs, loss):
     if loss in ("mse", "embed_distill"):  # of queries alone, not the mean of both texts
         theirs *= 2
     assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_data(no_dropout, pairs, form):
+    queries, documents = pairs[0][:N], pairs[1][:N]
+    X, y = FORMS[form](queries, documents, pairs[1][N : 2 * N])
+    options = {"negatives": "corpus", "use_all_docs": True, "batch_size": 64}
+    fitted = finetuner(no_dropout, evaluation_steps=1, epochs=9, **options).fit(X, y)
+    losses = [entry["loss"] for entry in fitted.history_[1:]]
+    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(
