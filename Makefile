@@ -132,6 +132,7 @@ bench-adapters: $(VENV)/.test $(PEERS)/.done
 	$(PY) $(BENCH)/bench_llama_index.py
 
 bench-defaults: $(VENV)/.test
+	$(PY) $(BENCH)/situations.py
 	$(PY) $(BENCH)/adapter_defaults.py
 	$(PY) $(BENCH)/stacking.py
 
