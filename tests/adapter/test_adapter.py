@@ -153,6 +153,7 @@ def test_evaluation_steps(rotated):
         batch_size=50,
         evaluation_steps=2,
         n_iter_no_change=None,
+        interpolation=None,
     ).fit(*rotated)
     steps = [h["step"] for h in finetuner.history_]
     assert steps == [0, 2, 4, 6, 8, 10]
