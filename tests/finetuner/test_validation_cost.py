@@ -55,7 +55,13 @@ def test_a_large_corpus_is_ranked_for_a_few_queries_and_less_often(many, ranked)
 def test_steps_that_are_asked_for_are_kept(many, ranked):
     queries, documents = many
     adapter = AdapterFinetuner(
-        None, negatives="random", epochs=1, refit=False, evaluation_steps=20
+        None,
+        negatives="random",
+        interpolation=None,
+        epochs=1,
+        refit=False,
+        evaluation_steps=20,
+        random_state=0,
     )
     adapter.fit(queries, documents[:4000], corpus=documents)
     assert [e["step"] for e in adapter.history_] == [0, 20, 29]
