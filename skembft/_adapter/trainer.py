@@ -80,13 +80,12 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         choices = self._choices(encoded.data, monitor)
         before, after = self.rng.get_state(), {}
         for self.negatives in choices:
-            told = {"negatives": self.negatives} if len(choices) > 1 else {}
-            if self.negatives != choices[0]:
-                if monitor.best_score == 1:  # there is nothing left to win
-                    break
-                self.rng.set_state(before)  # each as if it were the only one
-                monitor.restart()
-            self._train_once(encoded, monitor, epochs, told)
+            if monitor.best_score == 1:  # there is nothing left to win
+                break
+            self.rng.set_state(before)  # each as if it were the only one
+            if len(choices) > 1:
+                monitor.begin_run(negatives=self.negatives)
+            self._train_once(encoded, monitor, epochs)
             after[self.negatives] = self.rng.get_state()
         self.negatives = monitor.best_settings.get("negatives", choices[0])
         self.rng.set_state(after[self.negatives])
@@ -111,13 +110,9 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
         return choices
 
     def _train_once(
-        self,
-        encoded: EncodedData,
-        monitor: Monitor,
-        epochs: float,
-        told: dict[str, str],
+        self, encoded: EncodedData, monitor: Monitor, epochs: float
     ) -> None:
-        """Train from the start; `told` is recorded with every evaluation."""
+        """Train from the start with the present negatives."""
         if self._mines(encoded.data):
             encoded = with_mined_negatives(encoded)
         custom = isinstance(self.settings.adapter, type)
@@ -136,7 +131,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
             if self.settings.solver == "closed_form":
                 self._solve(encoded, monitor)
             else:
-                self._descend(encoded, monitor, epochs, told)
+                self._descend(encoded, monitor, epochs)
 
     def _mines(self, data: RetrievalData) -> bool:
         needs = LOSSES[self.loss_name].needs
@@ -198,13 +193,7 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
 
     # ---- gradient descent
 
-    def _descend(
-        self,
-        encoded: EncodedData,
-        monitor: Monitor,
-        epochs: float,
-        told: dict[str, str],
-    ) -> None:
+    def _descend(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> None:
         settings = self.settings
         rate, decay = settings.learning_rate, settings.weight_decay
         rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
@@ -232,14 +221,14 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 due = step % every == 0 if every else place == evaluated
                 if due or step == total:
                     at = epoch + place / len(batches)
-                    stop = monitor.update(step, at, np.mean(losses), **told)
+                    stop = monitor.update(step, at, np.mean(losses))
                     losses = []
                     if stop:
                         break
             if self.tasks.end():
                 stop = True
                 if losses:
-                    monitor.update(step, epoch + 1, np.mean(losses), **told)
+                    monitor.update(step, epoch + 1, np.mean(losses))
             if stop or step >= total:
                 break
         self._set_training(False)
@@ -368,8 +357,6 @@ class AdapterTrainer(GradientTrainer[EncodedData, Weights]):
                 layer.load(state[side])
 
     def blend(self, state: Weights, share: float) -> Weights:
-        if share == 1:
-            return state
         blended = {
             side: _between(self.base_state[side], weights, share)
             for side, weights in state.items()

@@ -77,7 +77,8 @@ class Monitor:
         # of every query, by the metric
         self.values = self.base_values = self.best_values = np.empty(0)
         self.trained_values = np.empty(0)  # at the best step, whatever share is kept
-        self.run_score: float | None = None  # the best of the present run
+        self.run_settings: dict[str, Any] = {}  # of all evaluations of the present run
+        self.run_score: float | None = None  # the best of it
         self.without_gain = 0
         self.steps_before = 0  # of the runs before the present one
         self.n_queries = 0  # of validation
@@ -88,13 +89,20 @@ class Monitor:
         if self.validate is not None:
             self.base_score = self.best_score = self.history[0][self.metric]
             self.run_score = self.base_score
-            self.base_state = self.best_state = self.snapshot()
+            if self.base_state is None:  # the trainer may have it already
+                self.base_state = self.snapshot()
+            self.best_state = self.base_state
             self.base_values = self.best_values = self.values
 
-    def restart(self) -> None:
-        """Begin another run from the untouched model, to compare with those before."""
-        self.steps_before = self.history[-1]["step"]
-        self.run_score, self.without_gain = self.base_score, 0
+    def begin_run(self, **settings: Any) -> None:
+        """Begin a run from the untouched model, to compare with those before.
+
+        `settings` are recorded with every evaluation of it.
+        """
+        self.run_settings = settings
+        if self.history:
+            self.steps_before = self.history[-1]["step"]
+            self.run_score, self.without_gain = self.base_score, 0
 
     def update(
         self,
@@ -113,6 +121,7 @@ class Monitor:
         if growth is not None:
             check_growth(growth, step)
         step += self.steps_before
+        settings = {**self.run_settings, **settings}
         self._record(step, epoch, None if loss is None else float(loss), settings)
         if self.validate is None:
             self.best_step, self.best_epoch = step, epoch
@@ -120,7 +129,7 @@ class Monitor:
             return False
         score = self.history[-1][self.metric]
         if self.best_score is None or score > self.best_score:
-            self.best_step, self.best_epoch = self.history[-1]["step"], epoch
+            self.best_step, self.best_epoch = step, epoch
             self._choose(settings)
             self.trained_values = self.values
         if self.run_score is None or score > self.run_score:
@@ -131,10 +140,9 @@ class Monitor:
 
     def consider(self, **settings: Any) -> None:
         """Choose the weights as they are now, in place of those of the best step."""
-        self._record(
-            self.best_step, self.best_epoch, None, {**self.best_settings, **settings}
-        )
-        self._choose({**self.best_settings, **settings})
+        settings = {**self.best_settings, **settings}
+        self._record(self.best_step, self.best_epoch, None, settings)
+        self._choose(settings)
 
     def _choose(self, settings: dict[str, Any]) -> None:
         self.best_score = self.history[-1][self.metric]

@@ -353,16 +353,17 @@ class TrainingHistoryDisplay:
         All entries as one run without a name where nothing is compared.
         """
         untouched, *trained = self.history
-        names = {entry.get("negatives"): [untouched] for entry in trained}
+        runs = {entry.get("negatives"): [untouched] for entry in trained}
         for entry in trained:
-            names[entry.get("negatives")].append(entry)
+            runs[entry.get("negatives")].append(entry)
         chosen = self._best().get("negatives")
-        runs = sorted(names.items(), key=lambda run: run[0] != chosen)
-        return runs or [(None, [untouched])]
+        chosen_first = sorted(runs.items(), key=lambda run: run[0] != chosen)
+        return chosen_first or [(None, [untouched])]
 
     def _plot_metric(self, ax: "Axes", x: str, metric: str) -> "list[Line2D]":
         lines: list[Line2D] = []
-        for i, (name, entries) in enumerate(self._runs()):
+        runs = self._runs()
+        for i, (name, entries) in enumerate(runs):
             lines += ax.plot(
                 [entry[x] for entry in entries],
                 [entry[metric] for entry in entries],
@@ -371,8 +372,8 @@ class TrainingHistoryDisplay:
                 marker="." if len(entries) < 60 else None,
                 label=f"validation {metric}" + (f", {name}" if name else ""),
             )
-        entries = self._runs()[0][1]
         if self.standard_error:
+            entries = runs[0][1]
             values = [entry[metric] for entry in entries]
             errors = [entry.get("standard_error") or 0.0 for entry in entries]
             low, high = np.subtract(values, errors), np.add(values, errors)
