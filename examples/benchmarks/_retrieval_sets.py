@@ -1,8 +1,10 @@
 """The four data sets on which defaults are chosen, as train/test problems."""
 
+import tempfile
 from dataclasses import dataclass
 
 from _common import data_folder, load_ten_k, model_path
+from joblib import Parallel, delayed
 from sklearn.model_selection import GroupShuffleSplit, KFold
 
 from skembft import SentenceEncoder
@@ -31,6 +33,23 @@ class Problem:
 def make_encoder(cache_dir):
     """all-MiniLM-L6-v2, whose vectors all processes share."""
     return SentenceEncoder(model_path(), cache_dir=cache_dir)
+
+
+def add_arguments(parser):
+    """The arguments that `run_all` reads, and the number of seeds."""
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
+    parser.add_argument("--cache-dir", help="keep the encoded texts here")
+
+
+def run_all(args, function, tasks):
+    """Results of ``function(args, cache_dir, *task)``, every text encoded before."""
+    with tempfile.TemporaryDirectory() as scratch:
+        cache_dir = args.cache_dir or scratch
+        warm(args, make_encoder(cache_dir))
+        return Parallel(n_jobs=args.n_jobs, verbose=1)(
+            delayed(function)(args, cache_dir, *task) for task in tasks
+        )
 
 
 def load_problems(args, name, seed):

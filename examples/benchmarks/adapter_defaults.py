@@ -5,14 +5,18 @@ mean over seeds ± half the distance from the lowest to the highest seed.
 """
 
 import json
-import tempfile
 import time
 import warnings
 
 import numpy as np
 from _common import make_parser, report, start
-from _retrieval_sets import NAMES, load_problems, make_encoder, warm
-from joblib import Parallel, delayed
+from _retrieval_sets import (
+    NAMES,
+    add_arguments,
+    load_problems,
+    make_encoder,
+    run_all,
+)
 
 from skembft import AdapterFinetuner
 
@@ -53,9 +57,7 @@ def gains(args, cache_dir, params, name, seed):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
-    parser.add_argument("--cache-dir", help="keep the encoded texts here")
+    add_arguments(parser)
     parser.add_argument(
         "--base",
         type=json.loads,
@@ -65,19 +67,10 @@ def main():
     )
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
     args = start(parser)
-    with tempfile.TemporaryDirectory() as scratch:
-        cache_dir = args.cache_dir or scratch
-        warm(args, make_encoder(cache_dir))
-        labels, params = zip(*candidates(args.settings), strict=True)
-        tasks = [
-            (p, name, seed)
-            for p in params
-            for name in NAMES
-            for seed in range(args.seeds)
-        ]
-        results = Parallel(n_jobs=args.n_jobs, verbose=1)(
-            delayed(gains)(args, cache_dir, *task) for task in tasks
-        )
+    labels, params = zip(*candidates(args.settings), strict=True)
+    seeds = range(args.seeds)
+    tasks = [(p, name, seed) for p in params for name in NAMES for seed in seeds]
+    results = run_all(args, gains, tasks)
     shape = len(labels), len(NAMES), args.seeds
     gain, seconds = (np.reshape(part, shape) for part in zip(*results, strict=True))
     rows = []

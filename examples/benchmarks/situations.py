@@ -7,15 +7,13 @@ the mean over seeds: of one kind of negatives, a tenth of the queries held out, 
 whatever does best on these (`before`), and of the defaults.
 """
 
-import tempfile
 import time
 import warnings
 from unittest import mock
 
 import numpy as np
 from _common import data_folder, load_ten_k, make_parser, report, start
-from _retrieval_sets import NAMES, Problem, make_encoder, warm
-from joblib import Parallel, delayed
+from _retrieval_sets import NAMES, Problem, add_arguments, make_encoder, run_all
 
 from skembft import AdapterFinetuner
 from skembft._finetuner import monitor
@@ -128,11 +126,10 @@ def gain_of(problem, encoder, params, seed):
     return problem.score(finetuner) - problem.score(encoder), seconds
 
 
-def run(args, cache_dir, place, seed):
+def run(args, cache_dir, problem, seed):
     """Gains and CPU seconds of both ways, of a situation and of its noise."""
     warnings.simplefilter("ignore", UserWarning)  # training may not help
     encoder = make_encoder(cache_dir)
-    problem = list(situations(args, seed))[place]
     problems = [problem]
     if problem.name in NOISE:
         X, y = problem.train
@@ -151,18 +148,14 @@ def run(args, cache_dir, place, seed):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
-    parser.add_argument("--cache-dir", help="keep the encoded texts here")
+    add_arguments(parser)
     args = start(parser)
-    with tempfile.TemporaryDirectory() as scratch:
-        cache_dir = args.cache_dir or scratch
-        warm(args, make_encoder(cache_dir))
-        count = len(list(situations(args, 0)))
-        tasks = [(place, seed) for place in range(count) for seed in range(args.seeds)]
-        results = Parallel(n_jobs=args.n_jobs, verbose=1)(
-            delayed(run)(args, cache_dir, *task) for task in tasks
-        )
+    tasks = [
+        (problem, seed)
+        for seed in range(args.seeds)
+        for problem in situations(args, seed)
+    ]
+    results = run_all(args, run, tasks)
     table = {}
     for result in results:
         for name, *both in result:

@@ -4,13 +4,17 @@ Prints nDCG@10 on test queries (mean over seeds, and half the spread) of the unt
 all-MiniLM-L6-v2, of each method alone, and of ways to put the two together.
 """
 
-import tempfile
 import warnings
 
 import numpy as np
 from _common import make_parser, report, start
-from _retrieval_sets import NAMES, load_problems, make_encoder, warm
-from joblib import Parallel, delayed
+from _retrieval_sets import (
+    NAMES,
+    add_arguments,
+    load_problems,
+    make_encoder,
+    run_all,
+)
 from sklearn.frozen import FrozenEstimator
 
 from skembft import AdapterFinetuner, CorpusFinetuner
@@ -66,17 +70,10 @@ def scores(args, cache_dir, name, seed):
 
 def main():
     parser = make_parser(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--n-jobs", type=int, default=2, help="one thread each")
-    parser.add_argument("--cache-dir", help="keep the encoded texts here")
+    add_arguments(parser)
     args = start(parser)
-    with tempfile.TemporaryDirectory() as scratch:
-        cache_dir = args.cache_dir or scratch
-        warm(args, make_encoder(cache_dir))
-        tasks = [(name, seed) for name in NAMES for seed in range(args.seeds)]
-        results = Parallel(n_jobs=args.n_jobs, verbose=1)(
-            delayed(scores)(args, cache_dir, *task) for task in tasks
-        )
+    tasks = [(name, seed) for name in NAMES for seed in range(args.seeds)]
+    results = run_all(args, scores, tasks)
     rows = []
     for label in results[0]:
         values = np.reshape([r[label] for r in results], (len(NAMES), args.seeds))
