@@ -208,4 +208,4 @@ def rotated():
 @pytest.fixture
 def any_gain(monkeypatch):
     """Validation as if there were no noise: of few queries the best is kept."""
-    monkeypatch.setattr("skembft._finetuner.monitor._CLEAR", 0.0)
+    monkeypatch.setattr("skembft._finetuner.chance.Chance.p_value", 0.0)

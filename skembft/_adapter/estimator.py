@@ -97,8 +97,9 @@ class AdapterFinetuner(FrozenFinetuner):
         afterwards.
     interpolation : float in (0, 1], "auto" or None, default="auto"
         How much of what was learnt is kept: α of ``(1 - α) W₀ + α W``, between the
-        layer at its start and as it was trained. "auto" is the largest of 1, 0.7 and
-        0.5 whose gain in validation is more than its noise, None is 1.
+        layer at its start and as it was trained. "auto" is 1 where the gain in
+        validation is sure, and 0.7, 0.5 or 0 the more chance may have made it; None
+        is 1, or 0 where that is likely.
     use_all_docs : bool, default=True
         Whether every relevant document of a query makes a pair, or the first only.
     scoring : str, default="ndcg@10"

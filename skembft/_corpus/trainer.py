@@ -8,6 +8,7 @@ from skembft._corpus.gammas import score_gammas
 from skembft._corpus.nudge import Moves, find_moves
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
 from skembft._utils.types import (
@@ -85,7 +86,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
             self.gamma = gamma
             monitor.update(step, 1.0, None, gamma=gamma)
         if self.gammas:  # otherwise none could be chosen, which has been told
-            monitor.finish()
+            monitor.finish(monitor.chance.p_value < LEVEL)
         self.gammas = [monitor.best_state]  # of a refit
         self.tasks.end()
         return monitor.best_state

@@ -109,8 +109,9 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
     interpolation : float in (0, 1], "auto" or None, default=None
         How much of what was learnt is kept: α of ``(1 - α) W₀ + α W``, between the
         weights as they were and as they are after training; a model forgets less of
-        what it could before. "auto" is the largest of 1, 0.7 and 0.5 whose gain in
-        validation is more than its noise, None is 1.
+        what it could before. "auto" is 1 where the gain in validation is sure, and
+        0.7, 0.5 or 0 the more chance may have made it; None is 1, or 0 where that is
+        likely.
     warmup_ratio : float, default=0.1
         Share of the steps in which the learning rate rises linearly:
         ``int(n_batches * epochs * warmup_ratio)`` steps.

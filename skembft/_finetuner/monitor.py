@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from skembft._finetuner.chance import Chance
 from skembft._finetuner.divergence import check_growth, diverged
 from skembft._finetuner.history import Entry, History
 from skembft._utils.types import Floats
@@ -17,15 +18,12 @@ _TOO_FEW = (
     "So few queries tell little of it: pass X_val, or hold out more by a larger "
     "validation_fraction; with validation_fraction=None nothing is asked."
 )
-# standard errors that a gain must exceed: chance alone does so once in twenty times
-_CLEAR = 1.645
 
 
 class Monitor:
     """The history of a training run, its best state, and when to stop.
 
-    A gain that its own noise may have made is none: the mean over queries must be more
-    than 1.645 times its standard error (a paired test at 5 %, one-sided).
+    A gain that chance may have made is none: `Chance` tells how sure it is.
 
     Parameters
     ----------
@@ -75,7 +73,8 @@ class Monitor:
         self.best_settings: dict[str, Any] = {}
         self.base_state: Any = None
         # of every query, by the metric
-        self.values = self.base_values = self.best_values = np.empty(0)
+        self.values = self.base_values = np.empty(0)
+        self.chance = Chance()
         self.trained_values = np.empty(0)  # at the best step, whatever share is kept
         self.run_settings: dict[str, Any] = {}  # of all evaluations of the present run
         self.run_score: float | None = None  # the best of it
@@ -92,7 +91,7 @@ class Monitor:
             if self.base_state is None:  # the trainer may have it already
                 self.base_state = self.snapshot()
             self.best_state = self.base_state
-            self.base_values = self.best_values = self.values
+            self.base_values = self.values
 
     def begin_run(self, **settings: Any) -> None:
         """Begin a run from the untouched model, to compare with those before.
@@ -127,6 +126,7 @@ class Monitor:
             self.best_step, self.best_epoch = step, epoch
             self.best_settings = settings
             return False
+        self.chance.add(self.values - self.base_values, self.weights)
         score = self.history[-1][self.metric]
         if self.best_score is None or score > self.best_score:
             self.best_step, self.best_epoch = step, epoch
@@ -147,25 +147,16 @@ class Monitor:
     def _choose(self, settings: dict[str, Any]) -> None:
         self.best_score = self.history[-1][self.metric]
         self.best_state, self.best_settings = self.snapshot(), settings
-        self.best_values = self.values
 
-    def is_clear(self) -> bool:
-        """Whether the gain of what is chosen is more than its noise."""
-        gain, error = self._gain(self.best_values)
-        return error is not None and gain > _CLEAR * error
+    def finish(self, keep: bool = True) -> None:
+        """Choose what is kept; warn when that is the untouched model.
 
-    def _gain(self, values: Floats) -> tuple[float, float | None]:
-        """The gain over the untouched model, and its standard error."""
-        gains = values - self.base_values
-        mean = float(np.average(gains, weights=self.weights))
-        return mean, _standard_error(gains, self.weights)
-
-    def finish(self) -> None:
-        """Choose what is kept; warn when that is the untouched model."""
+        `keep` is whether the gain is sure enough.
+        """
         if self.validate is None:
             self.best_state = self.snapshot()
             return
-        if self.best_step and self.is_clear():
+        if keep and self.best_step and self._is_better():
             return
         advice = self.advice if self.n_queries >= _FEW else _TOO_FEW
         warnings.warn(
@@ -177,6 +168,10 @@ class Monitor:
         self.best_step, self.best_epoch, self.best_settings = 0, 0.0, {}
         self.best_score, self.best_state = self.base_score, self.base_state
 
+    def _is_better(self) -> bool:
+        assert self.best_score is not None and self.base_score is not None
+        return self.best_score > self.base_score
+
     def _why(self) -> str:
         """Why the untouched model is kept."""
         score = f"validation {self.metric} of {self.base_score:.4f}"
@@ -185,12 +180,13 @@ class Monitor:
                 f"no evaluation beat the untouched model's {score}, over "
                 f"{self.n_queries} queries"
             )
-        gain, error = self._gain(self.trained_values)
-        noise = "" if error is None else f" ± {error:.4f}"
-        n_changed = np.count_nonzero(self.trained_values != self.base_values)
+        gains = self.trained_values - self.base_values
+        gain = np.average(gains, weights=self.weights)
+        changed = np.count_nonzero(gains)
         return (
-            f"a gain of {gain:.4f}{noise} over the untouched model's {score} may be "
-            f"chance, as only {n_changed} of {self.n_queries} queries changed"
+            f"a gain of {gain:.4f} over the untouched model's {score} may be "
+            f"chance, p = {self.chance.p_value:.2f}: {changed} of "
+            f"{self.n_queries} queries changed"
         )
 
     def attributes(self) -> dict[str, Any]:
@@ -209,17 +205,20 @@ class Monitor:
         """What `restore` needs besides the best state, as JSON values."""
         names = ("history", "best_step", "best_epoch", "best_score", "base_score")
         run = ("best_settings", "run_score", "without_gain", "n_queries")
-        values = ("base_values", "best_values", "trained_values")
+        values = ("base_values", "trained_values")
         return {
             **{name: getattr(self, name) for name in (*names, *run)},
             **{name: getattr(self, name).tolist() for name in values},
+            "chance": self.chance.progress(),
         }
 
     def restore(self, progress: dict[str, Any], best_state: Any) -> None:
         """Go on where another monitor was."""
+        progress = progress.copy()
+        self.chance.restore(progress.pop("chance"))
         for name, value in progress.items():
             setattr(self, name, value)
-        for name in ("base_values", "best_values", "trained_values"):
+        for name in ("base_values", "trained_values"):
             setattr(self, name, np.array(getattr(self, name)))
         self.best_state = best_state
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeV
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.divergence import largest_weight
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
@@ -32,8 +33,9 @@ class Prepared(Protocol):
     def subset(self, queries: Ints) -> Self: ...
 
 
-# what interpolation="auto" tries, as long as a gain is no more than noise
-_SHARES = (1.0, 0.7, 0.5)
+# what interpolation="auto" keeps, by the p-value of the gain that must be smaller: the
+# less sure it is, the less
+_SHARES = ((0.05, 1.0), (LEVEL, 0.7), (0.5, 0.5))
 
 P = TypeVar("P", bound=Prepared)
 S = TypeVar("S")
@@ -154,27 +156,23 @@ class GradientTrainer(Trainer[P, S]):
     def conclude(self, monitor: Monitor) -> S:
         """Return what is kept, which with interpolation is a blend.
 
-        With "auto" it is the largest share of the way to the trained weights whose gain
-        is more than noise. A refit takes the share that was chosen.
+        A refit takes the share that was chosen.
         """
         wanted = self.settings.interpolation
-        if monitor.validate is None:
-            if not self.tasks.refitting:
-                self.share = 1.0 if wanted in (None, "auto") else wanted
-            if self.share != 1:
-                self.load(self.blend(self.snapshot(), self.share))
-        elif monitor.best_step:
-            trained = monitor.best_state
-            shares = _SHARES if wanted == "auto" else [wanted or 1.0]
-            for self.share in shares:
-                if self.share != 1:
-                    self.load(self.blend(trained, self.share))
-                    monitor.consider(interpolation=self.share)
-                if monitor.is_clear():
-                    break
+        if monitor.validate is not None:
+            self.share = _share(monitor.chance.p_value, wanted)
+            if self.share and monitor.best_step and self.share != 1:
+                self.load(self.blend(monitor.best_state, self.share))
+                monitor.consider(interpolation=self.share)
+            monitor.finish(self.share > 0)
+            if not monitor.best_step:
+                self.share = 0.0
+            return monitor.best_state
+        if not self.tasks.refitting:
+            self.share = 1.0 if wanted in (None, "auto") else wanted
+        if self.share != 1:
+            self.load(self.blend(self.snapshot(), self.share))
         monitor.finish()
-        if monitor.validate is not None and not monitor.best_step:
-            self.share = 0.0
         return monitor.best_state
 
     def begin(self) -> None:
@@ -183,3 +181,11 @@ class GradientTrainer(Trainer[P, S]):
 
     def growth(self) -> float | None:
         return largest_weight(self.trained()) / max(1.0, self.largest_at_start)
+
+
+def _share(p_value: float, wanted: Any) -> float:
+    """How much is kept of what was learnt, by `interpolation`; 0 is nothing."""
+    if wanted == "auto":
+        shares = (share for level, share in _SHARES if p_value < level)
+        return next(shares, 0.0)
+    return (wanted or 1.0) if p_value < LEVEL else 0.0

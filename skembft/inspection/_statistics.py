@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
+from skembft._utils.signs import random_bits, signed_sums
 from skembft._utils.types import Floats, Ints
 
 _N_RESAMPLES = 9999  # of the bootstrap and of the test
@@ -120,7 +121,7 @@ def randomisation_test(
     # sums that are equal but for rounding are as extreme as what was found
     extreme = abs(changed.sum()) - 1e-12 * np.abs(changed).sum()
     if 2 ** len(changed) <= n_resamples:  # all of them, each as likely
-        sums = _signed_sums(changed, _all_bits(len(changed)))
+        sums = signed_sums(changed, _all_bits(len(changed)))
         return float((np.abs(sums) >= extreme).mean())
     found = 1  # what was observed is one of the possible
     draw = _Signs(changed, rng)
@@ -148,23 +149,11 @@ class _Signs:
 
     def __call__(self, n: int) -> Floats:
         if not self.many:
-            return _signed_sums(self.values, _random_bits(n, self.width, self.rng))
+            return signed_sums(self.values, random_bits(n, self.width, self.rng))
         plus = self.rng.binomial(self.counts, 0.5, size=(n, self.width))
         noise = self.deviation * self.rng.standard_normal(n)
         return (2 * plus - self.counts) @ self.sizes + noise
 
 
-def _signed_sums(values: Floats, bits: npt.NDArray[np.uint8]) -> Floats:
-    """Sums of values with a plus for every bit that is 1, and a minus for 0."""
-    return bits.astype(np.float64) @ (2 * values) - values.sum()
-
-
 def _all_bits(n: int) -> npt.NDArray[np.uint8]:
     return ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.uint8)
-
-
-def _random_bits(
-    rows: int, columns: int, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
-    eights = rng.integers(256, size=(rows, -(-columns // 8)), dtype=np.uint8)
-    return np.unpackbits(eights, axis=1, count=columns)

@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import InvalidParameterError
 
 import skembft
 from skembft import AdapterFinetuner, EmbeddingFinetuner
+from skembft.exceptions import NoGainWarning
 
 ALPHA = 0.3
 
@@ -114,22 +115,47 @@ def test_a_refit_takes_the_share_that_was_chosen(rotated):
     assert last["ndcg@10"] == finetuner.validation_score_ != plain.validation_score_
 
 
-def test_auto_takes_the_largest_share_that_is_clear(rotated, monkeypatch):
-    """Asked of all that are tried, in order, and of no more."""
-    from skembft._finetuner.monitor import Monitor
+@pytest.mark.parametrize(
+    ("p_value", "auto", "whole"),
+    [(0.04, 1.0, 1.0), (0.06, 0.7, 1.0), (0.29, 0.7, 1.0), (0.31, 0.5, 0.0)]
+    + [(0.51, 0.0, 0.0), (1.0, 0.0, 0.0)],
+)
+@pytest.mark.parametrize("cls", [AdapterFinetuner, EmbeddingFinetuner])
+def test_the_less_sure_a_gain_is_the_less_is_kept(
+    cls, p_value, auto, whole, rotated, static_model, pairs, monkeypatch
+):
+    monkeypatch.setattr("skembft._finetuner.chance.Chance.p_value", p_value)
+    monkeypatch.setattr("skembft._finetuner.monitor.Monitor._is_better", lambda _: True)
+    options = {"epochs": 2, "random_state": 0, "validation_fraction": 0.25}
+    if cls is AdapterFinetuner:
+        model, data = None, rotated
+    else:
+        model, data = static_model, pairs
+        options |= {"learning_rate": 0.05, "evaluation_steps": 0}
+    for interpolation, expected in (("auto", auto), (None, whole), (0.9, 0.9 * whole)):
+        finetuner = cls(model, interpolation=interpolation, **options).fit(*data)
+        assert finetuner.interpolation_ == expected
+        assert (finetuner.best_step_ > 0) == (expected > 0)
+        asked = [entry.get("interpolation") for entry in finetuner.history_]
+        wanted = [expected] if expected not in (0, 1) else []
+        assert [share for share in asked if share] == wanted
 
-    asked = []
 
-    def is_clear(monitor):
-        asked.append(monitor.best_settings.get("interpolation", 1.0))
-        return asked[-1] == clear_from
-
-    monkeypatch.setattr(Monitor, "is_clear", is_clear)
-    for clear_from, shares in ((1.0, [1.0]), (0.7, [1.0, 0.7]), (0.5, [1.0, 0.7, 0.5])):
-        asked.clear()
+def test_a_share_that_is_worse_than_nothing_is_not_kept(rotated, monkeypatch):
+    """A sure gain of the whole, and a blend that ranks worse than the base."""
+    monkeypatch.setattr("skembft._finetuner.chance.Chance.p_value", 0.2)
+    trainer = "skembft._adapter.trainer.AdapterTrainer.blend"
+    monkeypatch.setattr(
+        trainer,
+        lambda self, state, share: {
+            side: {name: -value for name, value in part.items()}
+            for side, part in state.items()
+        },
+    )
+    with pytest.warns(NoGainWarning):
         finetuner = AdapterFinetuner(None, epochs=5, random_state=0).fit(*rotated)
-        assert finetuner.interpolation_ == clear_from
-        assert asked == [*shares, clear_from]  # the last when it is kept
+    assert finetuner.interpolation_ == 0 and finetuner.best_step_ == 0
+    assert finetuner.validation_score_ == finetuner.base_score_
 
 
 @pytest.mark.parametrize("value", [0, 0.0, 1.5, -0.1, "best"])

@@ -1,5 +1,6 @@
 """What validation keeps: no more of what was learnt than is beyond its own noise."""
 
+import json
 import warnings
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from skembft import AdapterFinetuner, CorpusFinetuner, EmbeddingFinetuner
 from skembft._data.retrieval_data import RetrievalData
+from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.validation import hold_out
 from skembft.exceptions import NoGainWarning
@@ -14,9 +16,9 @@ from skembft.exceptions import NoGainWarning
 RNG = np.random.RandomState(0)
 
 
-def monitor(before, after, weights=None):
-    """A monitor that has seen two evaluations with these values of the queries."""
-    values = iter([before, after])
+def monitor(before, *after, weights=None):
+    """A monitor that has seen evaluations with these values of the queries."""
+    values = iter([before, *after])
     watch = Monitor(
         "ndcg@10",
         None,
@@ -28,38 +30,79 @@ def monitor(before, after, weights=None):
         weights,
     )
     watch.start()
-    watch.update(1, 1.0, 0.1)
+    for step, _ in enumerate(after, 1):
+        watch.update(step, 1.0, 0.1)
     return watch
 
 
-@pytest.mark.parametrize("weights", [None, RNG.rand(50)])
-def test_a_gain_is_clear_by_a_paired_test(weights):
-    """By numpy's own standard deviation, or by a sum over weighted queries."""
-    before = RNG.rand(50)
-    for shift in np.linspace(0.01, 0.1, 10):
-        gains = shift + 0.15 * RNG.normal(size=50)
-        share = np.full(50, 1 / 50) if weights is None else weights / weights.sum()
-        mean = (share * gains).sum()
-        if weights is None:
-            error = gains.std(ddof=1) / np.sqrt(50)
-        else:
-            error = np.sqrt(50 / 49 * (share**2 * (gains - mean) ** 2).sum())
-        watch = monitor(before, before + gains, weights)
-        assert watch.is_clear() == (mean > 1.645 * error)
+def is_clear(before, *after):
+    return monitor(before, *after).chance.p_value < LEVEL
+
+
+@pytest.mark.parametrize("weights", [None, RNG.rand(10)])
+@pytest.mark.parametrize("n_evaluations", [1, 2, 40])
+def test_chance_is_that_of_all_signs(n_evaluations, weights):
+    """Of ten queries there are 1,024 assignments of signs: all of them, by numpy."""
+    signs = 1 - 2 * ((np.arange(1024)[:, None] >> np.arange(10)) & 1)
+    for shift in np.linspace(-0.05, 0.15, 5):
+        gains = shift + 0.15 * RNG.normal(size=(n_evaluations, 10))
+        gains[:, 3] = 0  # a query that nothing changes
+        shares = gains if weights is None else gains * weights
+        ratios = signs @ (shares.T / np.sqrt((shares**2).sum(axis=1)))
+        largest = np.maximum(ratios[0].max(), 0)  # the first signs are the true ones
+        p_value = (ratios.max(axis=1).clip(0) >= largest - 1e-9).mean()
+        watch = monitor(np.ones(10), *(1 + gains), weights=weights)
+        error = np.sqrt(p_value * (1 - p_value) / 1000)
+        assert abs(watch.chance.p_value - p_value) <= 4 * error + 1e-3
+
+
+def test_chance_is_the_same_in_every_block(monkeypatch):
+    gains = RNG.normal(0.05, size=(3, 500))
+    whole = monitor(np.zeros(500), *gains).chance
+    monkeypatch.setattr("skembft._finetuner.chance._BLOCK", 64)
+    parts = monitor(np.zeros(500), *gains).chance
+    assert parts.largest == pytest.approx(whole.largest)
+    assert abs(parts.p_value - whole.p_value) < 0.08  # other signs
+
+
+def test_false_gains_are_as_seldom_as_the_level_says():
+    """Of 200 trainings without effect, over 30 evaluations like each other."""
+    p_values = []
+    for _ in range(200):
+        common = RNG.normal(size=60)
+        gains = common + RNG.normal(size=(30, 60))
+        p_values.append(monitor(np.zeros(60), *gains).chance.p_value)
+    for level in (0.1, 0.3, 0.5):
+        share = np.mean(np.array(p_values) < level)
+        assert abs(share - level) < 4 * np.sqrt(level * (1 - level) / 200)
 
 
 def test_what_few_queries_cannot_tell():
-    assert not monitor([0.0], [1.0]).is_clear()
-    assert not monitor([0.0, 0.0], [1.0, 0.0]).is_clear()
-    assert monitor([0.0, 0.5], [0.5, 1.0]).is_clear()  # both gain the same
-    assert not monitor(np.zeros(100), np.eye(100)[0]).is_clear()  # one of a hundred
+    assert not is_clear([0.0], [1.0])
+    assert not is_clear([0.0, 0.0], [1.0, 0.0])
+    assert is_clear([0.0, 0.5], [0.5, 1.0])  # both gain
+    assert not is_clear([0.0, 0.5], [1.0, 0.0])
+    assert not is_clear(np.zeros(100), np.eye(100)[0])  # one of a hundred
+    assert not is_clear(np.zeros(100), np.zeros(100))
+    assert not is_clear(np.zeros(100), np.full(100, -1.0))
+
+
+def test_one_gain_among_many_evaluations_is_chance():
+    """What is clear alone is not when forty others that differ were tried."""
+    zeros, gain = np.zeros(20), np.repeat([1.0, -1.0, 0.0], [7, 3, 10])
+    assert is_clear(zeros, gain)
+    assert is_clear(zeros, *[gain] * 40)  # the same one again
+    others = np.random.default_rng(0).permuted(np.tile(gain, (40, 1)), axis=1)
+    others *= -np.sign(others.sum(axis=1, keepdims=True))
+    assert not is_clear(zeros, gain, *others)
 
 
 def test_why_is_told():
     before, after = np.zeros(40), np.eye(40)[0]
     watch = monitor(before, after)
-    with pytest.warns(NoGainWarning, match=r"gain of 0.0250 ± 0.0250 .* only 1 of 40"):
-        watch.finish()
+    told = r"gain of 0.0250 .* chance, p = 0.\d\d: 1 of 40 queries changed"
+    with pytest.warns(NoGainWarning, match=told):
+        watch.finish(keep=False)
     assert (watch.best_step, watch.best_epoch) == (0, 0.0)
     assert watch.best_score == watch.base_score == 0
     with pytest.warns(NoGainWarning, match="no evaluation beat .* over 40 queries"):
@@ -67,6 +110,16 @@ def test_why_is_told():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         monitor(before, before + 1.0).finish()
+
+
+def test_chance_goes_on_where_it_was():
+    gains = RNG.normal(0.1, size=(4, 30))
+    whole, part = monitor(np.zeros(30), *gains), monitor(np.zeros(30), *gains[:2])
+    rest = monitor(np.zeros(30))
+    rest.restore(json.loads(json.dumps(part.progress())), "state")
+    for gain in gains[2:]:
+        rest.chance.add(gain, None)
+    assert rest.chance.p_value == whole.chance.p_value < 1
 
 
 def toy(n, signal, seed):
@@ -80,7 +133,7 @@ def toy(n, signal, seed):
 
 
 def test_adapters_learn_nothing_from_noise():
-    kept = []
+    kept, whole = [], []
     for seed in range(20):
         finetuner = AdapterFinetuner(None, epochs=10, random_state=seed)
         with warnings.catch_warnings():
@@ -92,7 +145,10 @@ def test_adapters_learn_nothing_from_noise():
             assert finetuner.validation_score_ == finetuner.base_score_
             weight = finetuner.weights_["query"]["weight"]
             np.testing.assert_array_equal(weight, np.eye(12))
-    assert np.mean(kept) <= 0.2  # half of them before there was a test
+        else:
+            whole.append(finetuner.interpolation_ == 1)
+    # three in four before there was a test, and all of them whole
+    assert np.mean(kept) <= 0.65 and np.mean(whole) <= 0.25
 
 
 def test_adapters_learn_from_signal():
