@@ -74,7 +74,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
-	$(PIP) -e ".[test,quantization]"
+	$(PIP) -e ".[test,quantization,docs]"
 	$(PY) -m pytest -m slow
 
 # SKEMBFT_GPU_DEVICE=cpu, or gpu:0 (one that is not there), tries the tests themselves

@@ -43,7 +43,12 @@ def many():
 def test_a_large_corpus_is_ranked_for_a_few_queries_and_less_often(many, ranked):
     queries, documents = many
     adapter = AdapterFinetuner(
-        None, negatives="random", epochs=9, refit=False, random_state=0
+        None,
+        negatives="random",
+        interpolation=None,
+        epochs=9,
+        refit=False,
+        random_state=0,
     )
     adapter.fit(queries, documents[:4000], corpus=documents)
     # 300 × 200,000 products cost as much as four epochs of 3,700 pairs
