@@ -247,6 +247,20 @@ def test_early_stopping_again_and_on_a_pipeline_in_a_search(static_model, pairs)
             search.fit(*pairs)
 
 
+def test_early_stopping_after_it_was_refused(static_model, pairs):
+    """A place where it cannot be set changes nothing of it."""
+    stopping = EarlyStopping(*pairs, n_iter_no_change=2)
+    before = dict(vars(stopping))
+    finetuner = make(AdapterFinetuner, static_model, learning_rate=1e-12)
+    pipeline = make_pipeline("passthrough", finetuner).set_callbacks(stopping)
+    with pytest.raises(TypeError, match="on the outermost estimator"):
+        GridSearchCV(pipeline, {}, cv=2, error_score="raise").fit(*pairs)
+    assert vars(stopping) == before
+    search = GridSearchCV(finetuner, {}, cv=2, error_score="raise")
+    search.set_callbacks(stopping).fit(*pairs)
+    assert n_epochs(search.best_estimator_) == 2 and vars(stopping) == before
+
+
 def test_early_stopping_leaves_a_search_as_it_came(static_model, pairs):
     """One that was set on a search can be set on a finetuner inside of one."""
     stopping = EarlyStopping(*pairs, n_iter_no_change=2)

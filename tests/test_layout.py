@@ -98,5 +98,4 @@ def test_every_folder_says_what_is_in_it():
 
 def test_the_top_folder_holds_folders():
     files = {path.name for path in ROOT.iterdir() if path.is_file()}
-    modules = {"callbacks.py", "exceptions.py"}
-    assert files == {"__init__.py", "_version.py", "py.typed", *modules}
+    assert files == {"__init__.py", "_version.py", "exceptions.py", "py.typed"}

@@ -1,22 +1,10 @@
-"""What integrations share: optional packages, the layer of an adapter."""
+"""What integrations share: what is fitted, the layer of an adapter."""
 
-import importlib
-from types import ModuleType
 from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._adapter.estimator import AdapterFinetuner
-
-
-def import_optional(module: str, who: str, extra: str) -> ModuleType:
-    """Import a module of a package that is not installed with skembft."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{who} needs {module} ({error}): pip install 'skembft[{extra}]'."
-        ) from error
 
 
 def fitted(estimator: Any) -> Any:

@@ -11,8 +11,9 @@ import joblib
 import numpy as np
 
 from skembft._utils.estimators import thawed
+from skembft._utils.optional import import_optional
 from skembft.encoders._precomputed import PrecomputedEncoder
-from skembft.integrations._common import fitted, import_optional
+from skembft.integrations._common import fitted
 from skembft.metrics._scoring import item_kind
 
 if TYPE_CHECKING:

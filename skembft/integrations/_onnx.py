@@ -9,13 +9,10 @@ from numpy.typing import ArrayLike
 from skembft._adapter.estimator import AdapterFinetuner
 from skembft._utils.atomic import replaced_file
 from skembft._utils.messages import nearest
+from skembft._utils.optional import import_optional
 from skembft._utils.types import Floats, Path, Role
 from skembft._version import __version__
-from skembft.integrations._common import (
-    activation_of,
-    fitted_adapter,
-    import_optional,
-)
+from skembft.integrations._common import activation_of, fitted_adapter
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto

@@ -1,6 +1,5 @@
-"""Callbacks of our own, beside scikit-learn's `ProgressBar` and `ScoringMonitor`."""
+"""Ending a training when a metric has stopped improving."""
 
-import threading
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -12,16 +11,12 @@ from sklearn.utils._param_validation import Interval, validate_params
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.history import Entry
 from skembft._utils.types import Data
+from skembft.callbacks._base import FinetunerCallback, is_epoch, watched
 from skembft.metrics import RetrievalScorer
 from skembft.metrics._measures import check_metrics
 
-__all__ = ["EarlyStopping"]
 
-# several searches of a process may use one callback
-_passing_on = threading.Lock()
-
-
-class EarlyStopping:
+class EarlyStopping(FinetunerCallback):
     """Callback that ends training when a metric has stopped improving.
 
     Set it on a finetuner, wherever that is: alone, in a `Pipeline`, in a search or in
@@ -98,6 +93,7 @@ class EarlyStopping:
         n_iter_no_change: int = 5,
         tol: float = 0.0,
     ) -> None:
+        super().__init__()
         if scoring is not None:
             check_metrics(scoring)
         if X_val is None and (y_val is not None or corpus is not None):
@@ -107,54 +103,24 @@ class EarlyStopping:
         self.n_iter_no_change = n_iter_no_change
         self.tol = tol
         # of every fit that is running, by its context: fits share a callback
-        self._n_passed_on = 0  # by how many estimators that are being fitted
         self._scores: WeakKeyDictionary[
             CallbackContext, dict[str | None, list[Entry]]
         ] = WeakKeyDictionary()
-
-    def setup(self, estimator: Any, context: CallbackContext) -> None:
-        """Prepare for being passed on, where `estimator` is not a finetuner."""
-        if isinstance(estimator, BaseFinetuner):
-            return
-        if context.parent is not None:
-            raise TypeError(
-                f"EarlyStopping is set on a {type(estimator).__name__} that is itself "
-                "inside of another estimator: set it on the finetuner, or on the "
-                "outermost estimator."
-            )
-        # which makes this one of scikit-learn's auto-propagated callbacks; on a
-        # finetuner inside of a search they are refused
-        with _passing_on:
-            self._n_passed_on += 1
-            self.max_propagation_depth = None
-
-    def teardown(self, estimator: Any, context: CallbackContext) -> None:
-        """Be what it was before `setup`, so that it can be set elsewhere."""
-        if isinstance(estimator, BaseFinetuner):
-            return
-        with _passing_on:
-            self._n_passed_on -= 1
-            if not self._n_passed_on:
-                del self.max_propagation_depth
 
     def on_fit_task_begin(
         self, estimator: Any, context: CallbackContext, *, fitted_estimator: Any = None
     ) -> None:
         """Look at the untouched model, before the first epoch."""
-        if self._is_epoch(estimator, context) and context.task_id == 0:
+        if is_epoch(estimator, context) and context.task_id == 0:
             self._without_gain(context, fitted_estimator)
 
     def on_fit_task_end(
         self, estimator: Any, context: CallbackContext, *, fitted_estimator: Any = None
     ) -> bool:
         """Return whether to stop, at the end of an epoch."""
-        if not self._is_epoch(estimator, context):
+        if not is_epoch(estimator, context):
             return False
         return self._without_gain(context, fitted_estimator) >= self.n_iter_no_change
-
-    @staticmethod
-    def _is_epoch(estimator: Any, context: CallbackContext) -> bool:
-        return isinstance(estimator, BaseFinetuner) and context.task_name == "epoch"
 
     def _without_gain(self, context: CallbackContext, fitted: BaseFinetuner) -> float:
         """Number of epochs between the best evaluation and the last one."""
@@ -182,20 +148,8 @@ class EarlyStopping:
             score = scorer(fitted, self.X_val, self.y_val)
             history.append({"epoch": len(history), metric: score})
             return history
-        history = fitted.history_
-        if history.metric is None:
-            raise ValueError(
-                f"EarlyStopping has nothing to watch: this {type(fitted).__name__} has "
-                "no validation data. Pass EarlyStopping(X_val, y_val), or set "
-                "validation_fraction, or pass X_val to fit."
-            )
-        if metric not in history[0]:
-            recorded = [n for n in history[0] if "@" in n]
-            raise ValueError(
-                f"EarlyStopping watches {metric!r}, which history_ does not have. Set "
-                f"scoring={metric!r} on the {type(fitted).__name__}, or watch one of "
-                f"{', '.join(map(repr, recorded))}."
-            )
+        hint = "Pass EarlyStopping(X_val, y_val), or set"
+        history = watched(self, fitted, metric, hint)
         return [e for e in history if e.get("negatives") in (None, negatives)]
 
     def __getstate__(self) -> dict[str, Any]:
