@@ -19,7 +19,7 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow newest interop lint format docs bench-adapters \
+.PHONY: help demo test test-slow newest interop distributed lint format docs bench-adapters \
 	bench-defaults bench-finetune bench-scoring bench-scale models gpu clean
 
 help:
@@ -32,6 +32,8 @@ help:
 	@echo "                Sentence Transformers"
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
+	@echo "make distributed"
+	@echo "                Optuna, in an environment of its own"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
@@ -71,7 +73,7 @@ demo: $(VENV)/.demo
 	$(PY) examples/plot_quickstart.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not distributed" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(PIP) -e ".[test,quantization,docs]"
@@ -90,13 +92,25 @@ gpu: $(VENV)/.test
 	@touch $@
 
 newest: .venv-latest/.done
-	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -m "not slow" -n 2 \
+	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -m "not slow and not distributed" -n 2 \
 		--dist loadfile
 
 # one that is missing is a failure here; test-slow skips it
 interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
 	SKEMBFT_INTEROP=1 $(PY) -m pytest -m slow tests/saving/test_pretrained.py \
 		tests/integrations/test_peers.py
+
+.venv-distributed/.done: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(PIP_IN) -c constraints.txt torch
+	$(@D)/$(PIP_IN) -c constraints.txt -e ".[test]"
+	$(@D)/$(PIP_IN) -c constraints.txt -e ".[optuna]"
+	@touch $@
+
+# one that is missing is an error here; test leaves them out
+distributed: .venv-distributed/.done
+	OMP_NUM_THREADS=1 .venv-distributed/bin/python -m pytest -m distributed \
+		tests/distributed tests/test_docs.py
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
@@ -151,5 +165,5 @@ models: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(PY) $(BENCH)/models.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .venv-distributed .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
 		docs/_build

@@ -21,6 +21,14 @@ from skembft import (
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+# those with examples that need other packages
+DISTRIBUTED = {"optuna"}
+RUNNING_PAGES = [
+    pytest.param(page, marks=pytest.mark.distributed)
+    if page.stem in DISTRIBUTED
+    else page
+    for page in PAGES
+]
 FENCE = re.compile(r"^```(.*)$")
 MODULES = [
     skembft,
@@ -79,7 +87,7 @@ def namespace(static_model, pairs):
 
 # toy data: training need not help
 @pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUNNING_PAGES, ids=lambda page: page.stem)
 def test_examples_run(page, namespace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
