@@ -33,7 +33,7 @@ help:
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
 	@echo "make distributed"
-	@echo "                Optuna, in an environment of its own"
+	@echo "                Optuna, MLflow and TensorBoard, in an environment of its own"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
@@ -104,7 +104,7 @@ interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
 	$(PYTHON) -m venv $(@D)
 	$(@D)/$(PIP_IN) -c constraints.txt torch
 	$(@D)/$(PIP_IN) -c constraints.txt -e ".[test]"
-	$(@D)/$(PIP_IN) -c constraints.txt -e ".[optuna]"
+	$(@D)/$(PIP_IN) -c constraints.txt -e ".[optuna,mlflow,tensorboard]"
 	@touch $@
 
 # one that is missing is an error here; test leaves them out

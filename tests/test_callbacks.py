@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 import warnings
 
 import joblib
@@ -26,7 +27,7 @@ from skembft import (
     EmbeddingFinetuner,
     SentenceEncoder,
 )
-from skembft.callbacks import EarlyStopping
+from skembft.callbacks import EarlyStopping, MLflowLogger, TensorBoardLogger
 from skembft.metrics import RetrievalScorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
@@ -340,6 +341,29 @@ def test_early_stopping_travels_with_the_estimator(static_model, pairs, tmp_path
     loaded = joblib.load(tmp_path / "finetuner")
     assert loaded.history_ == finetuner.history_
     assert n_epochs(loaded.fit(*pairs)) == 2
+
+
+# ---- trackers
+
+
+@pytest.mark.parametrize(
+    "logger, package",
+    [(MLflowLogger(), "mlflow"), (TensorBoardLogger("runs"), "tensorboard")],
+)
+def test_a_tracker_that_is_not_installed(
+    static_model, pairs, monkeypatch, tmp_path, logger, package
+):
+    """Known at once, and in one line; `make distributed` tests those that are."""
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.chdir(tmp_path)
+    watch, message = Watch(id), f"needs {package} .*pip install 'skembft\\[{package}"
+    finetuner = make(AdapterFinetuner, static_model).set_callbacks(watch, logger)
+    with pytest.raises(ImportError, match=message) as error:
+        finetuner.fit(*pairs)
+    assert "\n" not in str(error.value)
+    with pytest.raises(ImportError, match=message):
+        GridSearchCV(finetuner, {}, error_score="raise").fit(*pairs)
+    assert not watch.tasks and not list(tmp_path.iterdir())
 
 
 # ---- scores by epoch

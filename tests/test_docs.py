@@ -22,7 +22,7 @@ from skembft import (
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 # those with examples that need other packages
-DISTRIBUTED = {"optuna"}
+DISTRIBUTED = {"optuna", "tracking"}
 RUNNING_PAGES = [
     pytest.param(page, marks=pytest.mark.distributed)
     if page.stem in DISTRIBUTED
