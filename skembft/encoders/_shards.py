@@ -2,11 +2,13 @@
 
 A shard is one file: a header, the digests of its texts in ascending order, and their
 float32 vectors in that order. It is written under another name and then renamed: it is
-there whole or not at all, and never changes.
-There are no locks. Two writers of the same texts make two shards; what a reader misses
-is encoded again; shards of about one size are merged into a new one before they are
-removed. Files are open only while they are read, and are read, not mapped: on a network
-file system a mapped page of a removed file would end the process.
+there whole or not at all, and never changes. Digests and vectors have checksums; that
+of the vectors is compared when the first is read: to know what others have written
+takes little reading.
+Two writers of the same texts make two shards; what a reader misses is encoded again;
+shards of about one size are merged into a new one, by one process at a time, before
+they are removed. Files are open only while they are read, and are read, not mapped: on
+a network file system a mapped page of a removed file would end the process.
 """
 
 import contextlib
@@ -23,12 +25,14 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from skembft._utils.locks import lock_if_free
 from skembft._utils.types import Ints, Vectors
 
 Digests: TypeAlias = NDArray[np.uint64]  # (n, 2)
 
 _SUFFIX, _UNFINISHED = ".shard", ".shard.tmp"
-_HEADER = struct.Struct("<8sQQI36x")  # magic, rows, width, checksum of what follows
+# magic, rows, width, checksums of what follows and of the digests
+_HEADER = struct.Struct("<8sQQII32x")
 _MAGIC = b"skembft1"
 _DIGEST = 16  # bytes
 _MANY = 16  # shards of about one size are merged when there are more
@@ -53,28 +57,48 @@ def digests_of(texts: Iterable[str]) -> Digests:
 
 
 class Shard:
-    """A shard, of which the digests are in memory; ValueError of a damaged file."""
+    """A shard, of which the digests are in memory; ValueError of a damaged file.
+
+    `intact` says that its vectors are known to be those that were written.
+    """
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        self.path, self.intact = path, False
         with open(path, "rb") as file:
             header = file.read(_HEADER.size)
             if len(header) < _HEADER.size:
                 raise ValueError("it has no header")
-            magic, rows, self.width, checksum = _HEADER.unpack(header)
+            magic, rows, self.width, self.checksum, checksum = _HEADER.unpack(header)
             if magic != _MAGIC or not rows:
                 raise ValueError("it is something else")
             self.nbytes = os.fstat(file.fileno()).st_size
             if self.nbytes != _HEADER.size + rows * (_DIGEST + 4 * self.width):
                 raise ValueError("it is truncated")
             raw = file.read(rows * _DIGEST)
-            found = zlib.crc32(raw)
-            while block := file.read(2**20):
-                found = zlib.crc32(block, found)
-            if found != checksum:
-                raise ValueError("its checksum is wrong")
         self.digests: Digests = np.frombuffer(raw, dtype="<u8").reshape(rows, 2)
         self.keys = np.ascontiguousarray(self.digests[:, 0])
+        if not checksum:  # older files have one for all
+            self.check()
+        elif zlib.crc32(raw) != checksum:
+            raise ValueError("its checksum is wrong")
+
+    def check(self) -> None:
+        """Compare the checksum of the vectors, once."""
+        if self.intact:
+            return
+        found = zlib.crc32(self.digests.data)
+        with open(self.path, "rb") as file:
+            file.seek(self._start)
+            while block := file.read(2**20):
+                found = zlib.crc32(block, found)
+        if found != self.checksum:
+            raise ValueError("its checksum is wrong")
+        self.intact = True
+
+    @property
+    def _start(self) -> int:
+        """Where in the file the vectors are."""
+        return _HEADER.size + self.digests.nbytes
 
     def find(self, digests: Digests) -> tuple[Ints, Ints]:
         """Return (places in `digests` that are here, their rows)."""
@@ -83,17 +107,24 @@ class Shard:
         at = np.flatnonzero((self.digests[rows] == digests).all(axis=1))
         return at, rows[at]
 
+    def contains(self, other: "Shard") -> bool:
+        """Whether all texts of another shard are in this one."""
+        return all(
+            len(self.find(digests)[0]) == len(digests)
+            for digests in (other.digests[:1], other.digests)
+        )
+
     def read(self, rows: Ints) -> Vectors:
         """The vectors of some rows, in ascending order."""
+        self.check()
         stride = 4 * self.width
-        start = _HEADER.size + len(self.digests) * _DIGEST
         # rows with small gaps between them are read at once
         runs = np.split(rows, np.flatnonzero(np.diff(rows) > 8) + 1)
         parts = [np.empty((0, self.width), dtype=np.float32)]
         with open(self.path, "rb", buffering=0) as file:
             for run in runs if len(rows) else ():
                 first, last = int(run[0]), int(run[-1]) + 1
-                file.seek(start + stride * first)
+                file.seek(self._start + stride * first)
                 raw = file.read(stride * (last - first))
                 block = np.frombuffer(raw, dtype="<f4").reshape(-1, self.width)
                 parts.append(block if len(block) == len(run) else block[run - first])
@@ -111,13 +142,14 @@ def write_shard(
         with open(unfinished, "xb") as file:
             file.write(bytes(_HEADER.size))
             file.write(digests.tobytes())
-            checksum = zlib.crc32(digests.tobytes())
+            of_digests = checksum = zlib.crc32(digests.tobytes())
             for block in blocks:
                 data = np.ascontiguousarray(block, dtype="<f4").tobytes()
                 checksum = zlib.crc32(data, checksum)
                 file.write(data)
             file.seek(0)
-            file.write(_HEADER.pack(_MAGIC, len(digests), width, checksum))
+            header = _MAGIC, len(digests), width, checksum, of_digests
+            file.write(_HEADER.pack(*header))
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, path)
@@ -141,6 +173,11 @@ class ShardFolder:
         """Dimension of the vectors; None without any."""
         return next((s.width for s in self.shards.values()), None)
 
+    @property
+    def n_vectors(self) -> int:
+        """Number of vectors, repeated ones included."""
+        return sum(len(s.digests) for s in self.shards.values())
+
     def refresh(self) -> None:
         """Open the shards that other processes have published, drop removed ones."""
         while True:
@@ -160,58 +197,111 @@ class ShardFolder:
         except FileNotFoundError:
             return set()
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str, *, intact: bool = False) -> None:
         path = os.path.join(self.path, name)
         try:
             self.shards[name] = Shard(path)
+            self.shards[name].intact |= intact
         except FileNotFoundError:
             raise
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError):  # others may pass, and are tried again
-                self.damaged.add(name)
-            warnings.warn(
-                f"The stored vectors in {path!r} cannot be used ({error}); their texts "
-                "are encoded again where they are needed.",
-                UserWarning,
-                stacklevel=2,
-            )
+            self._leave_out(path, error)
+
+    def _leave_out(self, path: str, error: OSError | ValueError) -> None:
+        """Warn of a file that cannot be used."""
+        name = os.path.basename(path)
+        self.shards.pop(name, None)
+        if isinstance(error, ValueError):  # others may pass, and are tried again
+            self.damaged.add(name)
+        warnings.warn(
+            f"The stored vectors in {path!r} cannot be used ({error}); their texts "
+            "are encoded again where they are needed.",
+            UserWarning,
+            stacklevel=2,
+        )
 
     def find(self, digests: Digests) -> Iterator[tuple[Ints, Vectors]]:
         """Yield (places in `digests`, vectors) of those on disk, in blocks."""
         places = np.argsort(digests[:, 0])  # neighbours are neighbours on disk too
-        for shard in self.shards.values():
+        for shard in list(self.shards.values()):
             at, rows = shard.find(digests[places])
             for start in range(0, len(at), _BLOCK):
                 block = slice(start, start + _BLOCK)
                 try:
                     yield places[at[block]], shard.read(rows[block])
-                except OSError:  # merged by another process: the caller looks again
-                    at = at[:start]
+                except (OSError, ValueError) as error:
+                    if isinstance(error, ValueError):
+                        self._leave_out(shard.path, error)
+                    at = at[:start]  # merged by another process: the caller looks again
                     break
             places = np.delete(places, at)
             if not len(places):
                 return
+
+    def missing(self, digests: Digests) -> Ints:
+        """Places in `digests` of what no shard has."""
+        places = np.arange(len(digests))
+        for shard in self.shards.values():
+            at, _ = shard.find(digests[places])
+            places = np.delete(places, at)
+        return places
 
     def publish(self, digests: Digests, vectors: Vectors) -> None:
         """Write vectors for all processes; raise an OSError where that fails."""
         order = np.argsort(digests[:, 0])
         width = vectors.shape[1]
         path = write_shard(self.path, digests[order], [vectors[order]], width)
+        with contextlib.suppress(FileNotFoundError):  # merged by another process
+            self._open(os.path.basename(path), intact=True)
         self.refresh()
         with contextlib.suppress(OSError):  # untidy is slower, not wrong
             self._remove_abandoned(path)
-            self._tidy()
+            for name in self.damaged & self._list():
+                os.unlink(os.path.join(self.path, name))
+            if self._many():
+                self.tidy()
 
-    def _tidy(self) -> None:
-        for name in self.damaged & self._list():
-            os.unlink(os.path.join(self.path, name))
+    def tidy(self) -> None:
+        """Merge shards of one size where there are many, and remove repeated ones.
+
+        It is left to another process that is at it.
+        """
+        with (
+            contextlib.suppress(OSError),
+            lock_if_free(os.path.join(self.path, "locks", "tidy.lock")) as free,
+        ):
+            if free:
+                self.refresh()
+                self._remove_contained()
+                for shards in self._many():
+                    few = shards[: _MANY // 2 + 1]
+                    self._merge([shard for shard in few if self._is_intact(shard)])
+
+    def _is_intact(self, shard: Shard) -> bool:
+        """Whether a shard is undamaged; left out if not."""
+        try:
+            shard.check()
+        except ValueError as error:
+            self._leave_out(shard.path, error)
+            return False
+        return True
+
+    def _many(self) -> list[list[Shard]]:
+        """Shards of about one size, where there are many."""
         tiers: dict[int, list[Shard]] = {}
         for shard in sorted(self.shards.values(), key=lambda shard: shard.nbytes):
             tier = int(math.log(max(shard.nbytes / _SMALL, 1), _TIER))
             tiers.setdefault(tier, []).append(shard)
-        for shards in tiers.values():
-            if len(shards) > _MANY:
-                self._merge(shards[: _MANY // 2 + 1])
+        return [shards for shards in tiers.values() if len(shards) > _MANY]
+
+    def _remove_contained(self) -> None:
+        """Remove shards whose vectors are all in another: a merge was killed."""
+        shards = sorted(self.shards.values(), key=lambda shard: shard.nbytes)
+        for i, shard in enumerate(shards):
+            if any(other.contains(shard) for other in shards[i + 1 :]):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(shard.path)
+        self.refresh()
 
     def _remove_abandoned(self, newest: str) -> None:
         """Remove what killed writers left; `newest` tells the file system's time."""

@@ -14,6 +14,7 @@ import numpy as np
 from skembft._utils.types import Ints, Path, Vectors
 from skembft._utils.vectors import check_finite
 from skembft.encoders._shards import Digests, ShardFolder, digests_of
+from skembft.encoders._shared_work import Progress, SharedWork
 
 Key: TypeAlias = tuple[Hashable, ...]  # what determines the vectors
 Portions: TypeAlias = Generator[tuple[list[str], Vectors], None, None]
@@ -121,6 +122,37 @@ class Store:
             if len(distinct) == len(texts):
                 return answer.vectors
             return answer.vectors[[number[text] for text in texts]]
+
+    def warm(
+        self,
+        texts: list[str],
+        encode: Callable[[list[str]], Portions],
+        *,
+        max_bytes: int,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Encode what is missing, together with all processes that do the same.
+
+        The arguments are those of `get`. With `cache_dir` it takes no memory for the
+        vectors, and ends when the vectors of all texts are there.
+        """
+        with self.lock:
+            folder = self._folder(cache_dir)
+            if folder is None:
+                self.get(texts, encode, max_bytes=max_bytes)
+                return
+            work = SharedWork(folder, texts)
+            progress = Progress(work)
+            with closing(work.claims()) as claims:
+                for claim in claims:
+                    self.get(
+                        claim,
+                        lambda new: progress.watch(encode(new)),
+                        max_bytes=max_bytes,
+                        cache_dir=cache_dir,
+                    )
+            folder.tidy()
+            progress.report()
 
     def _folder(self, cache_dir: Path | None) -> ShardFolder | None:
         if cache_dir is None:

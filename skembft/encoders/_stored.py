@@ -1,6 +1,7 @@
 """What encoders of texts share: each text is encoded once, and kept in the store."""
 
 import os
+from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -78,6 +79,10 @@ class StoredEncoder(BaseEncoder):
         To make only those that are needed, call `transform` with the queries and
         `transform_documents` with the documents: they fill the store too.
 
+        With `cache_dir` any number of processes may warm the same texts at the same
+        time: each encodes a part, and returns when all are there. The logger "skembft"
+        tells at level INFO how many are, and how many a second a process encodes.
+
         Parameters
         ----------
         texts : array-like of str of shape (n,)
@@ -87,8 +92,15 @@ class StoredEncoder(BaseEncoder):
         self : object
         """
         texts = check_items(texts, "texts", "text")
-        for role in ROLES:
-            self._encode(texts, role)
+        self._validate_params()
+        roles = {self._store_key(role): role for role in ROLES}
+        for key, role in roles.items():
+            get_store(key).warm(
+                texts,
+                partial(self._compute, role=role),
+                max_bytes=self.max_store_bytes,
+                cache_dir=self.cache_dir,
+            )
         return self
 
     def clear(self) -> Self:

@@ -55,7 +55,8 @@ def check(cache_dir, texts, encode=None, **options):
 
 def shards(cache_dir):
     folder = folder_of(KEY, cache_dir)
-    return sorted(os.path.join(folder, n) for n in os.listdir(folder))
+    names = [name for name in os.listdir(folder) if name.endswith(".shard")]
+    return sorted(os.path.join(folder, name) for name in names)
 
 
 def test_texts_are_found_by_another_store(tmp_path):
