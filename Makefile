@@ -33,7 +33,8 @@ help:
 	@echo "make interop    what we save in the oldest and newest Sentence Transformers, in"
 	@echo "                LlamaIndex and LangChain, each in an environment of its own"
 	@echo "make distributed"
-	@echo "                Optuna, MLflow and TensorBoard, in an environment of its own"
+	@echo "                searches on dask and ray, Optuna, MLflow and TensorBoard, in an"
+	@echo "                environment of its own"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
@@ -73,11 +74,12 @@ demo: $(VENV)/.demo
 	$(PY) examples/plot_quickstart.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not distributed" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not distributed" -n 2 \
+		--dist loadfile
 
 test-slow: $(VENV)/.test
 	$(PIP) -e ".[test,quantization,docs]"
-	$(PY) -m pytest -m slow
+	$(PY) -m pytest -m "slow and not distributed"
 
 # SKEMBFT_GPU_DEVICE=cpu, or gpu:0 (one that is not there), tries the tests themselves
 gpu: $(VENV)/.test
@@ -92,8 +94,8 @@ gpu: $(VENV)/.test
 	@touch $@
 
 newest: .venv-latest/.done
-	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -m "not slow and not distributed" -n 2 \
-		--dist loadfile
+	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -n 2 --dist loadfile \
+		-m "not slow and not distributed"
 
 # one that is missing is a failure here; test-slow skips it
 interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
@@ -105,6 +107,7 @@ interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
 	$(@D)/$(PIP_IN) -c constraints.txt torch
 	$(@D)/$(PIP_IN) -c constraints.txt -e ".[test]"
 	$(@D)/$(PIP_IN) -c constraints.txt -e ".[optuna,mlflow,tensorboard]"
+	$(@D)/$(PIP_IN) -c constraints.txt dask distributed ray
 	@touch $@
 
 # one that is missing is an error here; test leaves them out

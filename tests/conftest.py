@@ -12,7 +12,10 @@ import pytest
 
 # helpers whose assertions are to show their values too
 pytest.register_assert_rewrite(
-    "tests.datasets.generation", "tests.embedding.bare_trainer", "tests.metrics.oracles"
+    "tests.datasets.generation",
+    "tests.distributed.searches",
+    "tests.embedding.bare_trainer",
+    "tests.metrics.oracles",
 )
 
 ROOT = Path(__file__).parents[1]

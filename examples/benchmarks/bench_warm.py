@@ -4,7 +4,7 @@ The model is a static one with the vocabulary of all-MiniLM-L6-v2 and random vec
 First one process encodes all of them, then two do, then two of which one is killed in
 the middle. How many texts entered a model, and how many vectors are in the directory,
 tells whether any was encoded twice; memory is the highest anonymous memory of a
-process, over that of one with its texts and nothing else.
+process, over that of one with its texts and the model.
 """
 
 import argparse
@@ -52,7 +52,8 @@ def warm(args):
     """In a process of its own: warm, and say on each line what was encoded so far."""
     texts = make_texts(args.texts)
     encoder = SentenceEncoder(args.model, cache_dir=args.cache_dir)
-    before = PeakMemory.now()
+    SentenceEncoder(args.model).transform(["loads the model"])
+    before = PeakMemory.now() or 0
     memory = PeakMemory()
     memory.start()
     with counted_rows() as count, open(args.notes, "w", encoding="utf-8") as notes:
@@ -144,8 +145,8 @@ def main():
         folder = Path(name)
         write_model(folder / "model")
         for n_processes, kill in ((1, False), (2, False), (2, True)):
-            title = f"{n_processes} processes" + ", one killed" * kill
-            run = Run(args, folder / title.replace(" ", ""), folder / "model")
+            title = f"processes: {n_processes}" + ", one killed" * kill
+            run = Run(args, folder / f"{n_processes}{kill}", folder / "model")
             rows.append(run.row(title, run.go(n_processes, kill)))
     report(args, f"warm: {args.texts} short texts, {DIM} dimensions", rows)
 

@@ -80,8 +80,8 @@ def ways(encoder, problem, seed):
             f"adapter, negatives={negatives!r}",
             *fit(AdapterFinetuner(encoder, negatives=negatives)),
         )
-    for negatives in (None, "corpus"):
-        name = "query encoder" + (", negatives='corpus'" if negatives else "")
+    for negatives in ("batch", "corpus"):
+        name = f"query encoder, negatives={negatives!r}"
         query_side = fit(
             EmbeddingFinetuner(
                 model_path(),
