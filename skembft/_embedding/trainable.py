@@ -177,6 +177,23 @@ def layer_rates(
 # ---- LoRA
 
 
+def _check_peft() -> None:
+    """Refuse a peft that transformers does not take, which it would say after a fit."""
+    from importlib.metadata import version
+
+    from transformers.integrations.peft import MIN_PEFT_VERSION
+    from transformers.utils.peft_utils import check_peft_version
+
+    try:
+        check_peft_version(MIN_PEFT_VERSION)
+    except ValueError:
+        raise ImportError(
+            f"trainable='lora': transformers {version('transformers')} needs peft "
+            f"{MIN_PEFT_VERSION} or newer, and peft {version('peft')} is installed. "
+            "pip install --upgrade 'skembft[lora]' finds versions that go together."
+        ) from None
+
+
 def lora_config(params: Params | None) -> "LoraConfig":
     """Return peft's configuration, or raise an error that names what is wrong."""
     try:
@@ -185,6 +202,7 @@ def lora_config(params: Params | None) -> "LoraConfig":
         raise ImportError(
             "trainable='lora' needs the package peft: pip install 'skembft[lora]'."
         ) from None
+    _check_peft()
     settings = {**LORA_DEFAULTS, **(params or {})}
     merge = settings.pop("merge", False)
     if not isinstance(merge, bool):

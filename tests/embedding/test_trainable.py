@@ -169,6 +169,13 @@ def test_merged_lora_gives_the_same_vectors(bert_model, pairs, tmp_path):
     assert [n for n, _ in plain.model_.named_parameters() if "lora" in n]
 
 
+def test_a_peft_that_transformers_does_not_take(bert_model, pairs, monkeypatch):
+    minimum = "transformers.integrations.peft.MIN_PEFT_VERSION"
+    monkeypatch.setattr(minimum, "99.0")
+    with pytest.raises(ImportError, match=r"needs peft 99.0 or newer, and peft \d"):
+        EmbeddingFinetuner(bert_model, trainable="lora").fit(*pairs)
+
+
 def test_bad_lora(bert_model, static_model, pairs):
     def fit(model, **options):
         EmbeddingFinetuner(model, **{"trainable": "lora", **options}).fit(*pairs)
