@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from _common import make_parser, model_path, report, start, timed
 from _retrieval_sets import add_arguments, load_problems, make_encoder, run_all
+from finetune_quality import Trained
 from situations import situations
 from sklearn.frozen import FrozenEstimator
 
@@ -31,19 +32,6 @@ BATCH = {"batch_size": 32, "epochs": 4}
 SHARE = 0.85
 
 
-class Model:
-    """A Sentence Transformers model as an encoder."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def transform(self, queries):
-        return self.model.encode_query(queries, normalize_embeddings=True)
-
-    def transform_documents(self, documents):
-        return self.model.encode_document(documents, normalize_embeddings=True)
-
-
 def between(finetuner, share):
     """The weights between the untouched model's and the trained ones."""
     from sentence_transformers import SentenceTransformer
@@ -55,7 +43,7 @@ def between(finetuner, share):
             model.parameters(), untouched.parameters(), strict=True
         ):
             mine.lerp_(theirs.to(mine), 1 - share)
-    return Model(model)
+    return Trained(model)
 
 
 def ways(encoder, problem, seed):

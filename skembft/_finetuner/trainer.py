@@ -161,7 +161,7 @@ class GradientTrainer(Trainer[P, S]):
         wanted = self.settings.interpolation
         if monitor.validate is not None:
             self.share = _share(monitor.chance.p_value, wanted)
-            if self.share and monitor.best_step and self.share != 1:
+            if monitor.best_step and 0 < self.share < 1:
                 self.load(self.blend(monitor.best_state, self.share))
                 monitor.consider(interpolation=self.share)
             monitor.finish(self.share > 0)
