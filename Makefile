@@ -155,6 +155,7 @@ bench-defaults: $(VENV)/.test
 
 bench-finetune: $(VENV)/.test
 	$(PY) $(BENCH)/bench_finetune.py
+	$(PY) $(BENCH)/bench_disk.py
 	$(PY) $(BENCH)/finetune_quality.py
 
 bench-scoring: $(VENV)/.test

@@ -33,6 +33,7 @@ NAMES = {
     "_init_callback_context": "sklearn.callback._callback_support",
     "_skl_callbacks": "sklearn.callback._callback_support",
     "_safe_indexing": "sklearn.utils",
+    "_indices": "datasets.arrow_dataset",
     "_sklearn_output_config": "sklearn.utils._set_output",
 }
 # methods of a class of ours that the trainer calls

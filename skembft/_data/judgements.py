@@ -5,23 +5,53 @@ Bad input raises an exception that names the row, the value and what to do.
 """
 
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from skembft._data.containers import labels_of, to_list, to_rows
+from skembft._data.containers import labels_of, text_columns, to_list, to_rows
 from skembft._data.items import all_plain, check_grade, check_item, check_items
 from skembft._data.missing import warn_missing
 from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
+from skembft._data.stored_texts import (
+    StoredNumbering,
+    StoredTexts,
+    as_stored,
+    join,
+    stored_table,
+    stored_texts,
+)
 from skembft._utils.foreign import to_plain
 from skembft._utils.types import Data, Floats, Ints, Item, ItemKind, OwnDocuments
 
 # how many documents each query has (the same number, or a list), those, their grades
 _Judged = tuple[int | list[int], Sequence[Item], Floats]
+
+
+class _Numbered(NamedTuple):
+    """Distinct queries and documents, and which of them are where."""
+
+    queries: Sequence[Any]
+    documents: Sequence[Any]  # those of y first
+    row_query: Ints
+    example_document: Ints
+    corpus: Ints
+    own: Ints  # the document that each distinct query is, or -1
+    empty_query: bool  # whether one is the empty text
+    empty_document: bool
+
+
+class _Read(NamedTuple):
+    """What the rows say, before anything is numbered."""
+
+    judged: tuple[Sequence[Item], *_Judged]
+    n_negatives: int = 0
+    is_table: bool = True
+    labelled: bool = False
 
 
 def _read_relevant(
@@ -61,6 +91,7 @@ def check_retrieval_data(
     name: str = "estimator",
     suffix: str = "",
     own: OwnDocuments = False,
+    stored: bool = False,
 ) -> RetrievalData:
     """Turn every form of texts or ids into a :class:`RetrievalData`.
 
@@ -72,44 +103,35 @@ def check_retrieval_data(
         Name of the estimator and what follows X, y and corpus ("_val"), for messages.
     own : bool or dict of {query: document}
         The document that a query is itself, where that is not the same text or id.
+    stored : bool
+        Whether texts of Arrow's tables are to stay where they are.
     """
-    rows, is_table = to_rows(X, f"X{suffix}")
-    if is_table:
-        y, name_of_y = labels_of(X, y, f"X{suffix}")
-        judged, n_negatives = _read_table(rows, y, kind, suffix, name_of_y)
+    read = _read_stored(X, y, suffix) if stored and kind == "text" else None
+    if read is None:
+        read = _read_items(X, y, kind, name, suffix)
+    queries, n_documents, documents, example_grade = read.judged
+    if isinstance(queries, StoredTexts) and isinstance(documents, StoredTexts):
+        numbered = _number_stored(queries, documents, corpus, suffix, own)
     else:
-        if y is None:
-            check_items(rows, f"X{suffix}", kind)
-            raise ValueError(
-                f"{name} requires y to be passed, but the target y is None: y holds "
-                "the relevant document(s) of every query in X. Without y, X is a table "
-                "of (query, document) rows."
-            )
-        judged, n_negatives = _read_queries(rows, y, kind, suffix), 0
-
-    queries, n_documents, documents, example_grade = judged
-    query_index, document_index = Numbering(), Numbering()
-    row_query = query_index.of(queries)
+        numbered = _number_items(queries, documents, corpus, kind, suffix, own)
+    row_query, example_document = numbered.row_query, numbered.example_document
     example_row = np.repeat(np.arange(len(queries)), n_documents)
-    example_document = document_index.of(documents)
-    n_judged = len(document_index)
-    others = [] if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
-    named = document_index.of(others)
-    distinct = list(document_index)
-    _warn_empty(query_index, document_index)
+    _warn_empty(numbered)
     if corpus is not None:
-        named_by = f"{'X' if is_table else 'y'}{suffix}"
-        warn_missing(distinct, n_judged, named, kind, named_by)
+        named_by = f"{'X' if read.is_table else 'y'}{suffix}"
+        n_judged = int(example_document.max()) + 1
+        warn_missing(numbered.documents, n_judged, numbered.corpus, kind, named_by)
 
+    n_distinct = len(numbered.queries), len(numbered.documents)
     relevance = JudgedRelevance.from_triples(
         row_query[example_row],
         example_document,
         example_grade,
-        (len(query_index), len(document_index)),
-        find_own(query_index, document_index, own),
+        n_distinct,
+        numbered.own,
     )
     if relevance.n_judged < len(example_row):  # some pair is judged several times
-        if not is_table:  # a document counts once among those of a row
+        if not read.is_table:  # a document counts once among those of a row
             once = _first_of_pairs(example_row, example_document)
             example_row, example_document = example_row[once], example_document[once]
             example_grade = example_grade[once]
@@ -117,17 +139,71 @@ def check_retrieval_data(
             row_query[example_row], example_document, example_grade
         )
     return RetrievalData(
-        queries=list(query_index),
-        documents=distinct,
+        queries=numbered.queries,
+        documents=numbered.documents,
         relevance=relevance,
         row_query=row_query,
         example_row=example_row,
         example_document=example_document,
         example_grade=example_grade,
-        pool=np.arange(len(document_index)),
-        corpus=named,
-        n_negatives=n_negatives or int(relevance.negative.nnz > 0),
-        labelled=is_table and y is not None,
+        pool=np.arange(n_distinct[1]),
+        corpus=numbered.corpus,
+        n_negatives=read.n_negatives or int(relevance.negative.nnz > 0),
+        labelled=read.labelled,
+    )
+
+
+def _number_items(
+    queries: Sequence[Item],
+    documents: Sequence[Item],
+    corpus: Data,
+    kind: ItemKind,
+    suffix: str,
+    own: OwnDocuments,
+) -> _Numbered:
+    query_index, document_index = Numbering(), Numbering()
+    row_query = query_index.of(queries)
+    example_document = document_index.of(documents)
+    others = [] if corpus is None else check_items(corpus, f"corpus{suffix}", kind)
+    named = document_index.of(others)
+    return _Numbered(
+        list(query_index),
+        list(document_index),
+        row_query,
+        example_document,
+        named,
+        find_own(query_index, document_index, own),
+        "" in query_index,
+        "" in document_index,
+    )
+
+
+def _number_stored(
+    queries: StoredTexts,
+    documents: StoredTexts,
+    corpus: Data,
+    suffix: str,
+    own: OwnDocuments,
+) -> _Numbered:
+    n_examples = len(documents)
+    if corpus is not None:
+        others = stored_texts(corpus)
+        if others is None:
+            others = as_stored(check_items(corpus, f"corpus{suffix}", "text"))
+        documents = join([documents, others])
+    query_index, document_index = StoredNumbering(queries), StoredNumbering(documents)
+    names: Iterable[str] = query_index.distinct
+    if isinstance(own, Mapping):
+        names = (own.get(query, query) for query in names)
+    return _Numbered(
+        query_index.distinct,
+        document_index.distinct,
+        query_index.numbers,
+        document_index.numbers[:n_examples],
+        document_index.numbers[n_examples:],
+        document_index.find(names, len(query_index)),
+        "" in query_index,
+        "" in document_index,
     )
 
 
@@ -144,6 +220,43 @@ def _highest_grades(queries: Ints, documents: Ints, grades: Floats) -> Floats:
     highest = np.full(pair.max() + 1, -np.inf)
     np.maximum.at(highest, pair, grades)
     return highest[pair]
+
+
+def _read_items(X: Data, y: Data, kind: ItemKind, name: str, suffix: str) -> _Read:
+    rows, is_table = to_rows(X, f"X{suffix}")
+    if is_table:
+        y, name_of_y = labels_of(X, y, f"X{suffix}")
+        return _read_table(rows, y, kind, suffix, name_of_y)
+    if y is None:
+        check_items(rows, f"X{suffix}", kind)
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: y holds "
+            "the relevant document(s) of every query in X. Without y, X is a table "
+            "of (query, document) rows."
+        )
+    return _Read(_read_queries(rows, y, kind, suffix), is_table=False)
+
+
+def _read_stored(X: Data, y: Data, suffix: str) -> _Read | None:
+    """The same of texts in Arrow's columns, or None where they are not."""
+    table = stored_table(X)
+    if table is None:
+        queries, documents = stored_texts(X), stored_texts(y)
+        if not queries or not documents or len(queries) != len(documents):
+            return None
+        judged = queries, 1, documents, np.ones(len(documents))
+        return _Read(judged, is_table=False)
+    y, name_of_y = labels_of(X, y, f"X{suffix}")
+    columns = [table[name] for name in text_columns(list(table), f"X{suffix}")]
+    texts = [column for column in columns if column]
+    if len(texts) < len(columns):
+        return None
+    n_rows, width = len(texts[0]), len(texts)
+    grades = _grades_of_table(n_rows, width, y, suffix, name_of_y)
+    documents = join(texts[1:], by_row=True)
+    return _Read(
+        (texts[0], width - 1, documents, grades), width - 2, labelled=y is not None
+    )
 
 
 def _read_queries(
@@ -193,31 +306,38 @@ def _read_plain(relevant: list[Any], kind: ItemKind) -> _Judged | None:
 
 def _read_table(
     rows: list[Any], y: Data, kind: ItemKind, suffix: str, name_of_y: str
-) -> tuple[tuple[list[Item], *_Judged], int]:
-    """Return the same of a table, and the number of its explicit negatives."""
+) -> _Read:
     width = len(rows[0])
     cells = [check_items(row, f"X{suffix}[{i}]", kind) for i, row in enumerate(rows)]
     queries = [row[0] for row in cells]
     documents = [document for row in cells for document in row[1:]]
+    grades = _grades_of_table(len(rows), width, y, suffix, name_of_y)
+    judged = queries, width - 1, documents, grades
+    return _Read(judged, width - 2, labelled=y is not None)
+
+
+def _grades_of_table(
+    n_rows: int, width: int, y: Data, suffix: str, name_of_y: str
+) -> Floats:
+    """The grades of the documents of a table, row by row."""
     if y is None:
-        grades = np.tile([1.0] + [0.0] * (width - 2), len(cells))
-        return (queries, width - 1, documents, grades), width - 2
+        return np.tile([1.0] + [0.0] * (width - 2), n_rows)
     if width != 2:
         raise ValueError(
             f"y{suffix} was passed with a table of {width} columns; labels go with "
             "(query, document) pairs. Pass y=None for explicit negatives."
         )
     labels = to_list(y, name_of_y)
-    if len(labels) != len(rows):
+    if len(labels) != n_rows:
         raise ValueError(
-            f"X{suffix} has {len(rows)} rows, but y{suffix} has {len(labels)} labels."
+            f"X{suffix} has {n_rows} rows, but y{suffix} has {len(labels)} labels."
         )
-    checked = [check_grade(v, f"{name_of_y}[{i}]") for i, v in enumerate(labels)]
-    return (queries, 1, documents, np.asarray(checked)), 0
+    return np.array([check_grade(v, f"{name_of_y}[{i}]") for i, v in enumerate(labels)])
 
 
-def _warn_empty(queries: Collection[object], documents: Collection[object]) -> None:
-    what = [n for n, i in (("query", queries), ("document", documents)) if "" in i]
+def _warn_empty(numbered: _Numbered) -> None:
+    kinds = {"query": numbered.empty_query, "document": numbered.empty_document}
+    what = [kind for kind, is_there in kinds.items() if is_there]
     if what:
         warnings.warn(
             f"An empty string is among the data as a {' and a '.join(what)}; it is "

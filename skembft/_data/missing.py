@@ -3,7 +3,7 @@
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from skembft.exceptions import MissingDocumentsWarning
 
 
 def warn_missing(
-    documents: list[Any], n_judged: int, in_corpus: Ints, kind: ItemKind, name: str
+    documents: Sequence[Any], n_judged: int, in_corpus: Ints, kind: ItemKind, name: str
 ) -> None:
     """Warn where the corpus seems to hold what y names, in another form.
 
@@ -22,7 +22,7 @@ def warn_missing(
 
     Parameters
     ----------
-    documents : list of distinct documents
+    documents : sequence of distinct documents
         The first `n_judged` are those of y.
     in_corpus : ndarray
         Their indices in the corpus.
@@ -32,17 +32,17 @@ def warn_missing(
     """
     found = np.zeros(len(documents), dtype=bool)
     found[in_corpus] = True
-    missing = [documents[i] for i in np.flatnonzero(~found[:n_judged])]
+    missing = [documents[i] for i in np.flatnonzero(~found[:n_judged]).tolist()]
     if not missing:
         return
-    corpus = [documents[i] for i in np.flatnonzero(found)]
-    twins = _find_twins(missing, corpus)
+    in_order = np.flatnonzero(found).tolist()
+    twins = _find_twins(missing, (documents[i] for i in in_order))
     if twins:
         _warn_twins(twins, n_judged, name)
     elif (
         kind == "text"  # an id that is written in another way has no vector: an error
         and n_judged >= 10
-        and len(corpus) > n_judged
+        and len(in_order) > n_judged
         and len(missing) > 0.95 * n_judged
     ):
         warnings.warn(

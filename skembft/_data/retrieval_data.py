@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from skembft._data.relevance import JudgedRelevance, LabelRelevance, Relevance
+from skembft._data.stored_texts import StoredTexts
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Floats, Ints, Items, OwnDocuments, Vectors
 
@@ -18,7 +19,7 @@ class RetrievalData:
 
     Attributes
     ----------
-    queries, documents : list of str or id, or ndarray of shape (n, d)
+    queries, documents : list of str or id, StoredTexts, or ndarray of shape (n, d)
         Distinct, in order of first appearance; documents of `corpus` come last.
     relevance : JudgedRelevance or LabelRelevance
     row_query : ndarray of shape (n_rows,)
@@ -92,7 +93,7 @@ class RetrievalData:
                 self.example_document[~kept], self.example_document[kept]
             )
         kept_queries: Items
-        if isinstance(self.queries, np.ndarray):
+        if isinstance(self.queries, np.ndarray | StoredTexts):
             kept_queries = self.queries[queries]
         else:
             kept_queries = [self.queries[i] for i in queries]

@@ -133,23 +133,47 @@ class Examples:
             if index is not None:
                 yield role, [source[i] for i in np.unique(index)]
 
-    def dataset(self) -> Dataset:
-        """The texts and labels as a `datasets.Dataset`."""
-        texts = []
-        if not self.fixed:
-            texts = [
-                [self.data.documents[i] for i in column] for column in self.documents.T
-            ]
+    def dataset(self) -> "ExampleRows":
+        """What the trainer takes: columns of texts, and of labels."""
+        sources: list[Items] = []
+        numbers: list[np.ndarray] = []
         if self.queries is not None:
-            texts.insert(0, [self.data.queries[i] for i in self.queries])
+            sources.append(self.data.queries)
+            numbers.append(self.queries)
         elif self.damaged is not None:
-            texts.insert(0, self.damaged)
-        columns: dict[str, Any] = dict(zip(self.columns, texts, strict=True))
+            sources.append(self.damaged)
+            numbers.append(np.arange(len(self)))
+        if not self.fixed:
+            sources += [self.data.documents] * self.documents.shape[1]
+            numbers += [*self.documents.T]
+        columns = dict(zip(self.columns, numbers, strict=True))
         if self.fixed:
             columns["label"] = np.arange(len(self))
         elif self.labels is not None:
             columns["label"] = self.labels
-        return Dataset.from_dict(columns)
+        rows = ExampleRows.from_dict(columns)
+        rows.texts = dict(zip(self.columns, sources, strict=True))
+        return rows
+
+
+class ExampleRows(Dataset):
+    """A data set that holds the numbers of texts, and gives the texts."""
+
+    texts: dict[str, Items]  # of every column that holds texts
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        if isinstance(key, str):
+            return self._texts(key, found)
+        return {name: self._texts(name, values) for name, values in found.items()}
+
+    def _texts(self, name: str, numbers: Any) -> Any:
+        if name not in self.texts:
+            return numbers
+        texts = self.texts[name]
+        if isinstance(numbers, int):
+            return texts[numbers]
+        return [texts[i] for i in numbers]
 
 
 def _ranked(

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, TypeAlias
@@ -86,7 +87,7 @@ def _hash_code(code: CodeType) -> str:
 
 def _digests(data: RetrievalData) -> dict[str, str]:
     def of_texts(texts: Items) -> str:
-        digest = hash_of(*(text.encode() for text in texts))
+        digest = hash_all(text.encode() for text in texts)
         return f"{len(texts)} texts, {digest[:12]}"
 
     relevance = data.judged
@@ -103,7 +104,7 @@ def _digests(data: RetrievalData) -> dict[str, str]:
     ]
     if data.weights is not None:
         arrays.append(data.weights)
-    judgements = hash_of(*(np.ascontiguousarray(a).tobytes() for a in arrays))
+    judgements = hash_all(np.ascontiguousarray(a).tobytes() for a in arrays)
     return {
         "queries": of_texts(data.queries),
         "documents": of_texts(data.documents),
@@ -112,6 +113,10 @@ def _digests(data: RetrievalData) -> dict[str, str]:
 
 
 def hash_of(*parts: str | bytes) -> str:
+    return hash_all(parts)
+
+
+def hash_all(parts: Iterable[str | bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part

@@ -319,7 +319,7 @@ class BaseFinetuner(
     ) -> RetrievalData:
         """Validate data; `reset` for those that define what the estimator takes."""
         own = own or self.exclude_self
-        return read_data(self, X, y, corpus, suffix=suffix, own=own)
+        return read_data(self, X, y, corpus, suffix=suffix, own=own, stored=fitting)
 
     def _read_validation(
         self,

@@ -104,9 +104,8 @@ def hold_out(
 def query_keys(queries: Items) -> Ints:
     """A number of 64 bits for every query, the same in every process."""
     if isinstance(queries, np.ndarray):
-        keys = row_keys(queries, size=8)
-    else:
-        named = (f"{type(query).__name__} {query}" for query in queries)
-        texts = (name.encode("utf-8", "surrogatepass") for name in named)
-        keys = [blake2b(text, digest_size=8).digest() for text in texts]
-    return np.frombuffer(b"".join(keys), dtype=np.uint64)
+        return np.frombuffer(b"".join(row_keys(queries, size=8)), dtype=np.uint64)
+    named = (f"{type(query).__name__} {query}" for query in queries)
+    texts = (name.encode("utf-8", "surrogatepass") for name in named)
+    keys = (blake2b(text, digest_size=8).digest() for text in texts)
+    return np.fromiter(keys, "S8", len(queries)).view(np.uint64)

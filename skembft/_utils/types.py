@@ -1,7 +1,7 @@
 """Types that signatures share."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -22,7 +22,7 @@ BatchTokens: TypeAlias = int | Literal["auto"]
 Path: TypeAlias = str | os.PathLike[str]
 RandomState: TypeAlias = int | np.random.RandomState | None
 Vectors: TypeAlias = NDArray[np.floating]  # (n, d)
-Items: TypeAlias = list[Any] | Vectors  # texts or ids, or a vector each
+Items: TypeAlias = Sequence[Any] | Vectors  # texts or ids, or a vector each
 Floats: TypeAlias = NDArray[np.floating]
 Ints: TypeAlias = NDArray[np.integer]
 Bools: TypeAlias = NDArray[np.bool_]

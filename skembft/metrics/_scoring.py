@@ -173,6 +173,7 @@ def read_data(
     name: str | None = None,
     suffix: str = "",
     own: OwnDocuments = False,
+    stored: bool = False,
 ) -> RetrievalData:
     """Validate X, y and corpus as an encoder or finetuner understands them."""
     kind = item_kind(estimator)
@@ -180,7 +181,14 @@ def read_data(
         return check_vector_data(X, y, corpus, suffix)
     name = name or type(estimator).__name__
     return check_retrieval_data(
-        X, y, kind=kind, corpus=corpus, name=name, suffix=suffix, own=own
+        X,
+        y,
+        kind=kind,
+        corpus=corpus,
+        name=name,
+        suffix=suffix,
+        own=own,
+        stored=stored,
     )
 
 
