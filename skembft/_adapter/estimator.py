@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skembft._adapter.params import Spec, Weights, apply_weights, check_adapter
 from skembft._adapter.saved import add_adapter, exporter_of, restore_adapter
+from skembft._data.encoded import encode
 from skembft._data.relevance import LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
@@ -334,7 +335,8 @@ class AdapterFinetuner(FrozenFinetuner):
 
     def _check_X(self, X: Data, name: str, reset: bool = False) -> Vectors:
         X = read_vectors(X, name)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        types = [np.float64, np.float32, np.float16]
+        return validate_data(self, X, dtype=types, reset=reset)
 
     def _open(
         self,
@@ -401,8 +403,17 @@ class AdapterFinetuner(FrozenFinetuner):
 
     def _query_vectors(self, queries: Data) -> Vectors:
         if self.encoder_ is not None:
-            queries = self._checked_encoder().transform(queries)
-        return self._apply("query", to_array(queries, "The query vectors"))
+            queries = encode(self._checked_encoder(), queries, "query")
+        return self._apply("query", queries)
+
+    def _document_vectors(self, documents: Data) -> Vectors:
+        if self.encoder_ is None:
+            vectors = check_vectors(documents, "D", self.n_features_in_)
+        else:
+            vectors = encode(self._checked_encoder(), documents, "document")
+        if "document" in self.weights_:
+            return self._apply("document", vectors)
+        return vectors
 
     def _apply(self, side: str, vectors: Vectors) -> Vectors:
         adapter, params = self._adapter_spec
@@ -428,14 +439,10 @@ class AdapterFinetuner(FrozenFinetuner):
             and of unit length.
         """
         check_is_fitted(self)
-        if self.encoder_ is None:
-            vectors = check_vectors(D, "D", self.n_features_in_)
-        else:
-            encoder = self._checked_encoder()
-            vectors = to_array(encoder.transform_documents(D), "The document vectors")
-        if "document" in self.weights_:
-            return self._apply("document", vectors)
-        return np.asarray(vectors, dtype=np.float32)
+        if self.encoder_ is not None and "document" not in self.weights_:
+            D = self._checked_encoder().transform_documents(D)
+            return np.asarray(to_array(D, "The document vectors"), dtype=np.float32)
+        return np.asarray(self._document_vectors(D), dtype=np.float32)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "weights_")

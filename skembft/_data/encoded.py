@@ -1,4 +1,4 @@
-"""Vectors of queries and documents, as training takes them. Import it lazily."""
+"""Vectors of queries and documents, as training and scoring take them."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.types import Ints, Vectors
+from skembft._utils.types import Ints, Items, Role, Vectors
 from skembft._utils.vectors import check_finite, check_same_width, to_array
 
 
@@ -24,10 +24,8 @@ class EncodedData:
         if encoder is None:
             queries, documents = data.vectors
         else:
-            queries = to_array(encoder.transform(data.queries), "The query vectors")
-            documents = to_array(
-                encoder.transform_documents(data.documents), "The document vectors"
-            )
+            queries = encode(encoder, data.queries, "query")
+            documents = encode(encoder, data.documents, "document")
             for name, vectors, items in (
                 ("query", queries, data.queries),
                 ("document", documents, data.documents),
@@ -48,3 +46,15 @@ class EncodedData:
         if self.queries is self.data.queries:  # vectors are what the data hold
             return EncodedData(data, data.vectors[0], self.documents)
         return EncodedData(data, self.queries[np.sort(queries)], self.documents)
+
+
+def encode(estimator: Any, items: Items, role: Role) -> Vectors:
+    """Vectors of queries or documents by an encoder or finetuner.
+
+    What lies in a matrix is taken from it when it is needed: the result may be
+    `TakenRows`, or float16.
+    """
+    if hasattr(estimator, f"_{role}_vectors"):
+        return getattr(estimator, f"_{role}_vectors")(items)
+    method = "transform" if role == "query" else "transform_documents"
+    return to_array(getattr(estimator, method)(items), f"The {role} vectors")

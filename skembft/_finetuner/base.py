@@ -23,6 +23,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._data.encoded import encode
 from skembft._data.items import check_items, check_queries
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
@@ -576,7 +577,7 @@ class BaseFinetuner(
         else:
             if kind != "vector":
                 corpus = check_items(corpus, "corpus", kind)
-            documents = np.asarray(self.transform_documents(corpus))
+            documents = encode(self, corpus, "document")
             exclude = self._own_documents(X, corpus)
         return top_k(
             np.asarray(self.transform(X)),

@@ -5,18 +5,21 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from skembft._utils.foreign import is_tensor, tensor_to_array
 from skembft._utils.messages import shorten
-from skembft._utils.types import Data, Vectors
+from skembft._utils.types import Data, Ints, Vectors
+
+_PORTION = 16_384  # rows that are taken at once
 
 
 def to_array(vectors: Data, name: str) -> np.ndarray:
-    """Return vectors in any container as an array, of float32 or 64 if of floats."""
+    """Return vectors in any container as an array, float16, 32 or 64 if of floats."""
     array = np.asarray(read_vectors(vectors, name))
-    # float16 overflows in norms; bfloat16 is a type that numpy does not know itself
+    # bfloat16 is a type that numpy does not know itself
     half = array.dtype.itemsize == 2 and np.can_cast(array.dtype, np.float32)
-    if half or array.dtype.kind == "b":
+    if half and array.dtype != np.float16 or array.dtype.kind == "b":
         return array.astype(np.float32)
     return array.astype(np.float64) if array.dtype == np.longdouble else array
 
@@ -85,8 +88,37 @@ def _to_row(vector: Any, name: str) -> np.ndarray:
     raise ValueError(f"{name} must be a vector, got {shorten(vector)}.")
 
 
+class TakenRows:
+    """Rows of a matrix, which are taken when they are asked for.
+
+    What ``matrix[index]`` is, without the copy: the matrix may be a memory map.
+    """
+
+    ndim = 2
+
+    def __init__(self, matrix: Vectors, index: Ints) -> None:
+        self.matrix, self.index = matrix, index
+        self.shape, self.dtype = (len(index), matrix.shape[1]), matrix.dtype
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, rows: slice | Ints) -> Vectors:
+        return self.matrix[self.index[rows]]
+
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 def unit_rows(vectors: Vectors) -> Vectors:
-    """Return the rows of `vectors` scaled to unit length; zero rows stay zero."""
+    """Return the rows of `vectors` scaled to unit length; zero rows stay zero.
+
+    Those of float16, in which squares overflow, become float32.
+    """
+    if vectors.dtype == np.float16:
+        vectors = vectors.astype(np.float32)
     with np.errstate(over="ignore"):
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     if not ((norms > 1e-15) & (norms < 1e15)).all():  # squares over- or underflow
@@ -97,7 +129,7 @@ def unit_rows(vectors: Vectors) -> Vectors:
 
 
 def in_portions(
-    function: Callable[[Vectors], Vectors], vectors: Vectors, size: int = 16384
+    function: Callable[[Vectors], Vectors], vectors: Vectors, size: int = _PORTION
 ) -> Vectors:
     """``function(vectors)``, of `size` rows at a time: memory is that of the result.
 
@@ -118,16 +150,19 @@ def check_finite(vectors: Vectors, what: str, start: int = 0) -> None:
 
     `start` is the number of the first row of `vectors`.
     """
-    # one pass without a mask of the whole array: NaN and infinity survive a sum
-    if np.isfinite(np.sum(vectors, dtype=np.float64)):
-        return
-    bad = ~np.isfinite(vectors).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"{what} contain NaN or infinity, first in row {start + bad.argmax()}. "
-            "Nothing can be ranked by such vectors: check the model (has its training "
-            "diverged?) or the array they come from."
-        )
+    for first in range(0, len(vectors), _PORTION):
+        rows = vectors[first : first + _PORTION]
+        # without a mask of them all: NaN and infinity survive a sum
+        if np.isfinite(np.sum(rows, dtype=np.float64)):
+            continue
+        bad = ~np.isfinite(rows).all(axis=1)
+        if bad.any():
+            row = start + first + bad.argmax()
+            raise ValueError(
+                f"{what} contain NaN or infinity, first in row {row}. "
+                "Nothing can be ranked by such vectors: check the model (has its "
+                "training diverged?) or the array they come from."
+            )
 
 
 def check_same_width(queries: Vectors, documents: Vectors) -> None:

@@ -10,7 +10,7 @@ from skembft._data.items import check_items, check_queries
 from skembft._data.vectors import check_vectors
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Item, ItemKind, Vectors
-from skembft._utils.vectors import check_same_width, is_vector, stack_vectors
+from skembft._utils.vectors import TakenRows, check_same_width, is_vector, stack_vectors
 from skembft.encoders._base import BaseEncoder
 
 Index: TypeAlias = Mapping[Any, Data] | tuple[Data, Data] | list[Data]
@@ -109,7 +109,7 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         vectors : float32 ndarray of shape (n, d)
         """
-        return self._look_up(check_queries(X, "id"), "queries")
+        return np.array(self._query_vectors(X), dtype=np.float32)
 
     def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents.
@@ -122,7 +122,7 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         vectors : float32 ndarray of shape (n, d)
         """
-        return self._look_up(check_items(D, "D", "id"), "documents")
+        return np.array(self._document_vectors(D), dtype=np.float32)
 
     def _dimension(self) -> int:
         return self._table("queries")[1].shape[1]
@@ -148,13 +148,19 @@ class PrecomputedEncoder(BaseEncoder):
             tables[name] = (given, table)
         return table
 
-    def _look_up(self, ids: list[Item], name: _Name) -> Vectors:
+    def _query_vectors(self, queries: Data) -> TakenRows:
+        return self._look_up(check_queries(queries, "id"), "queries")
+
+    def _document_vectors(self, documents: Data) -> TakenRows:
+        return self._look_up(check_items(documents, "D", "id"), "documents")
+
+    def _look_up(self, ids: list[Item], name: _Name) -> TakenRows:
         rows, matrix = self._table(name)
         try:
             index = np.array([rows[i] for i in ids], dtype=np.int64)
         except KeyError:
             raise _no_vectors([i for i in ids if i not in rows], rows, name) from None
-        return np.asarray(np.take(matrix, index, axis=0), dtype=np.float32)
+        return TakenRows(matrix, index)
 
     def __sklearn_clone__(self) -> Self:
         clone = type(self)(queries=self.queries, documents=self.documents)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._data.encoded import encode
 from skembft._data.items import check_items
 from skembft._data.judgements import check_retrieval_data
 from skembft._data.relevance import Relevance
@@ -22,7 +23,7 @@ from skembft._utils.types import (
     Similarity,
     Vectors,
 )
-from skembft._utils.vectors import check_same_width, read_vectors, to_array
+from skembft._utils.vectors import check_same_width, read_vectors
 from skembft.metrics._measures import query_values
 from skembft.metrics._ranking import QUERY_STEP, random_ties, top_k
 
@@ -238,14 +239,8 @@ def encode_with(
         return *data.vectors, "cosine"
     # which may refuse
     similarity: Similarity = getattr(estimator, "_similarity", "cosine")
-    if hasattr(estimator, "_query_vectors"):
-        queries = estimator._query_vectors(data.queries)
-    else:
-        queries = to_array(estimator.transform(data.queries), "The query vectors")
-    documents = to_array(
-        estimator.transform_documents(data.documents), "The document vectors"
-    )
-    return queries, documents, similarity
+    queries = encode(estimator, data.queries, "query")
+    return queries, encode(estimator, data.documents, "document"), similarity
 
 
 def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:

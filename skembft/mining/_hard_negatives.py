@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.utils import check_random_state
 
+from skembft._data.encoded import encode
 from skembft._data.items import check_items
 from skembft._data.missing import warn_missing
 from skembft._data.numbering import Numbering, find_own
@@ -26,7 +27,6 @@ from skembft._utils.types import (
     OwnDocuments,
     RandomState,
 )
-from skembft._utils.vectors import to_array
 from skembft.encoders._sentence import as_encoder
 from skembft.metrics._scoring import item_kind, read_data, unwrap
 from skembft.mining._candidates import (
@@ -183,7 +183,7 @@ def mine_hard_negatives(
         place = Numbering((item, i) for i, item in enumerate(data.documents))
         named = place.of(corpus)
         warn_missing(list(place), len(data.documents), named, kind, "y")
-    queries = to_array(encoder.transform(data.queries), "The query vectors")
+    queries = encode(encoder, data.queries, "query")
     whole = range_max is None and teacher is None  # all documents are candidates
     if range_max is None:
         factor = 1 if teacher is None and rng is None else _POOL
@@ -191,9 +191,7 @@ def mine_hard_negatives(
     best = Best(len(queries), range_max)
     bounds: Floats | None = None
     for documents in _portions(dict.fromkeys(data.documents), corpus, kind):
-        vectors = to_array(
-            encoder.transform_documents(documents), "The document vectors"
-        )
+        vectors = encode(encoder, documents, "document")
         if bounds is None:  # the first portion holds the relevant documents
             positive = best_positive(queries, vectors, data.relevance)
             margins = relative_margin, absolute_margin
