@@ -1,6 +1,7 @@
 """Look at what fine-tuning has changed: comparisons with error bars, and pictures."""
 
-from skembft.inspection._comparison import RetrievalComparison, compare_retrieval
+from skembft.inspection._compare import compare_retrieval
+from skembft.inspection._comparison import RetrievalComparison
 from skembft.inspection._displays import (
     QueryGainDisplay,
     RetrievalCurveDisplay,

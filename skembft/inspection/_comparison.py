@@ -1,194 +1,25 @@
-"""Two retrievers on the same queries: how much better one is, how sure, and where."""
+"""What a comparison of two retrievers has found."""
 
-from collections.abc import Mapping
-from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any
+from numbers import Integral
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sklearn.utils import check_random_state, check_scalar
-from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import check_scalar
 
-from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.estimators import thawed
-from skembft._utils.messages import nearest, shorten
-from skembft._utils.types import (
-    Data,
-    Floats,
-    Ints,
-    Items,
-    MetricNames,
-    OwnDocuments,
-    RandomState,
-)
-from skembft.encoders._sentence import as_encoder
-from skembft.inspection._query_change import Graded, QueryChange
+from skembft._utils.atomic import replaced_file
+from skembft._utils.messages import nearest
+from skembft._utils.types import Floats, Items, Path
+from skembft.inspection._query_change import QueryChange
+from skembft.inspection._rankings import Rankings
+from skembft.inspection._report.page import report
 from skembft.inspection._shown import as_html, as_text
 from skembft.inspection._statistics import ComparedMetric, compare_values
-from skembft.metrics._measures import HISTORY_METRICS, check_metrics
-from skembft.metrics._scoring import (
-    Ranking,
-    check_retriever,
-    item_kind,
-    rank_estimator,
-    read_for,
-    unwrap,
-)
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
     from skembft.inspection._displays import QueryGainDisplay
-
-_SHOWN = 10  # documents of a query that are kept to be looked at
-
-
-@validate_params(
-    {
-        "confidence_level": [Interval(Real, 0, 1, closed="neither")],
-        "exclude_self": ["boolean", Mapping, None],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
-)
-def compare_retrieval(
-    before: Any,
-    after: Any,
-    X: Data,
-    y: Data = None,
-    corpus: Data = None,
-    metrics: MetricNames = HISTORY_METRICS,
-    *,
-    confidence_level: float = 0.95,
-    exclude_self: OwnDocuments | None = None,
-    random_state: RandomState = None,
-) -> "RetrievalComparison":
-    """Compare two retrievers on the same queries, documents and judgements.
-
-    Use queries that neither has been trained on or chosen by: the numbers then say what
-    to expect of new ones.
-
-    Parameters
-    ----------
-    before : str, encoder, fitted finetuner, Pipeline, fitted search or None
-        A str is the name or directory of a model: ``SentenceEncoder(name)``. None means
-        what `after` was fitted over: its encoder or, with ``encoder=None``, the vectors
-        as they are.
-    after : str, encoder, fitted finetuner, Pipeline or fitted search
-    X, y : same forms as in ``fit``
-        Queries and their relevant documents.
-    corpus : array-like of documents, default=None
-        More documents to retrieve from, besides those of `y`.
-    metrics : str or list of str, default=nDCG, MRR, MAP, recall, precision, hit rate
-        The first is what `best` and `worst` go by.
-    confidence_level : float, default=0.95
-        Of the intervals of the differences.
-    exclude_self : bool or dict of {query: document}, default=None
-        As in :class:`skembft.metrics.RetrievalScorer`. None means what the finetuners
-        have as `exclude_self`, for both sides; where they differ it must be given.
-    random_state : int, RandomState instance or None, default=None
-        Of the bootstrap and of the test.
-
-    Returns
-    -------
-    comparison : RetrievalComparison
-
-    Notes
-    -----
-    Intervals are bias-corrected and accelerated bootstrap intervals of the mean
-    difference over queries [1]_, of 9,999 resamples. Where queries gain more than 256
-    different amounts, resamples count groups of like gains, and what varies within a
-    group is drawn from a normal distribution: that changes no probability by more than
-    0.003, and a million queries take no longer than a few thousand. Of one query, and
-    of queries that all gained the same, be it nothing, there is no interval: nothing
-    tells how much another query would gain. Its ends are NaN, and shown as "–".
-
-    P-values are of the two-sided paired randomisation test, which swaps the two values
-    of random queries [2]_, [3]_: all 2ⁿ swaps of the n queries that differ where these
-    are 13 at most, else 9,999 random ones and what was observed, so that none is below
-    0.0001. Each metric is tested by itself: of twenty that do not differ, one has
-    p < 0.05.
-
-    A metric has the same interval and p-value whatever other metrics are asked for.
-    Both regard queries as independent draws, and tell nothing of another random seed of
-    the training.
-
-    References
-    ----------
-    .. [1] B. Efron, "Better Bootstrap Confidence Intervals", Journal of the American
-       Statistical Association 82, 1987.
-    .. [2] M. Smucker, J. Allan, B. Carterette, "A Comparison of Statistical
-       Significance Tests for Information Retrieval Evaluation", CIKM 2007.
-    .. [3] R. A. Fisher, "The Design of Experiments", 1935.
-
-    Examples
-    --------
-    >>> from skembft import PrecomputedEncoder
-    >>> from skembft.inspection import compare_retrieval
-    >>> documents = {"a": [1, 0], "b": [0, 1]}
-    >>> before = PrecomputedEncoder({"q1": [1, 0.5], "q2": [1, 0.9]}, documents)
-    >>> after = PrecomputedEncoder({"q1": [1, 0.5], "q2": [0.9, 1]}, documents)
-    >>> comparison = compare_retrieval(
-    ...     before, after, ["q1", "q2"], ["a", "b"], metrics="mrr@10"
-    ... )
-    >>> comparison.rows[0]["difference"]
-    0.25
-    >>> comparison.best(1)[0].query
-    'q2'
-    """
-    parsed = check_metrics(metrics)
-    seed = check_random_state(random_state).randint(2**31 - 1)
-    after, X_after = unwrap(as_encoder(after), X)
-    if before is None:
-        before, X_before = _untouched(after), X_after
-    else:
-        before, X_before = unwrap(as_encoder(before), X)
-    if exclude_self is None:
-        exclude_self = _exclude_self(before, after)
-    data = other = read_for(after, X_after, y, corpus, exclude_self)
-    exclude = others_exclude = data.excluded(exclude_self)
-    if before is not None and not _reads_alike(before, X_before, after, X_after):
-        other = read_for(before, X_before, y, corpus, exclude_self)
-        others_exclude = other.excluded(exclude_self)
-    if data.n_queries != other.n_queries or len(data.documents) != len(other.documents):
-        raise ValueError(
-            "before and after do not see the same distinct queries and documents (a "
-            "step of a Pipeline makes some of them equal): compare both behind it."
-        )
-    first = rank_estimator(before, other, parsed, exclude=others_exclude, n_kept=_SHOWN)
-    second = rank_estimator(after, data, parsed, exclude=exclude, n_kept=_SHOWN)
-    return RetrievalComparison(other, first, second, confidence_level, seed)
-
-
-def _reads_alike(before: Any, X_before: Data, after: Any, X_after: Data) -> bool:
-    """Whether both make the same of the data, so that they need not be read twice."""
-    check_retriever(before)
-    kind = item_kind(before)
-    return X_before is X_after and kind == item_kind(after) and kind != "vector"
-
-
-def _untouched(after: Any) -> Any:
-    """What a finetuner was fitted over; None where that is vectors."""
-    after = thawed(after)
-    if not hasattr(after, "_checked_encoder"):
-        raise TypeError(
-            f"before=None means what after was fitted over, and {type(after).__name__} "
-            "has no encoder: pass the name of its model, or another retriever."
-        )
-    check_is_fitted(after)
-    return after._checked_encoder()
-
-
-def _exclude_self(before: Any, after: Any) -> OwnDocuments:
-    """What both, or the one that has it, have as `exclude_self`."""
-    have = [e.exclude_self for e in (before, after) if hasattr(e, "exclude_self")]
-    if len(have) == 2 and have[0] != have[1]:
-        raise ValueError(
-            f"exclude_self is {shorten(have[0])} in before and {shorten(have[1])} in "
-            "after: pass the one by which both are to retrieve as exclude_self."
-        )
-    return have[0] if have else False
 
 
 class RetrievalComparison:
@@ -204,28 +35,41 @@ class RetrievalComparison:
         For every metric "metric", "before", "after", "difference", "low" and "high"
         (the interval of the difference, NaN where all queries gained the same),
         "p_value", and the numbers of queries "helped", "hurt" and "unchanged".
+    score_shifts : list of dict
+        How far scores moved, and with them every threshold: of the "document" "best
+        relevant" and "best irrelevant" (or not judged) of every query the medians
+        "before" and "after", "quartiles_before" and "quartiles_after" over the
+        "n_queries" that have one among their first 50 on both sides.
     n_documents : int
         Size of the pool that both retrieve from.
     confidence_level : float
+
+    Notes
+    -----
+    It holds the queries and documents, by reference where they are lists, and the first
+    50 documents of every query with their scores, before and after: 0.8 KB a query
+    besides the metrics, whatever the number of documents.
     """
 
     queries: Items
 
     def __init__(
         self,
-        data: RetrievalData,
-        before: Ranking,
-        after: Ranking,
+        rankings: Rankings,
+        before: dict[str, Floats],
+        after: dict[str, Floats],
         confidence_level: float,
         seed: int,
     ) -> None:
-        self._data, self._ranked = data, (before, after)
-        if isinstance(data.queries, np.ndarray):
-            self.queries = data.queries[before.queries]
+        self._rankings = rankings
+        queries = rankings.data.queries
+        if isinstance(queries, np.ndarray):
+            self.queries = queries[rankings.queries]
         else:
-            self.queries = [data.queries[i] for i in before.queries]
-        self.n_documents = len(data.documents)
-        self.before, self.after = before.values, after.values
+            self.queries = [queries[i] for i in rankings.queries]
+        self.n_documents = len(rankings.data.documents)
+        self.before, self.after = before, after
+        self.score_shifts = rankings.score_shifts()
         self.confidence_level = confidence_level
         self.rows = [
             compare_values(
@@ -302,6 +146,40 @@ class RetrievalComparison:
         metric = self._find(metric)
         return QueryGainDisplay(self.gains(metric), metric=metric).plot(ax=ax)
 
+    def to_html(self, path: Path, *, title: str = "Retrieval before and after") -> None:
+        """Write a report: one page that needs no network and opens in any browser.
+
+        It shows the metrics with their intervals, each against k and gained by every
+        query, how far scores moved, and a table of the queries, to be sorted, searched
+        and filtered: of the chosen one both rankings side by side.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, written whole or not at all; an existing one is replaced.
+        title : str, default="Retrieval before and after"
+            The heading of the page.
+
+        Raises
+        ------
+        OSError
+            If no file can be written there; told before any work.
+
+        Notes
+        -----
+        The table has all queries up to 10,000, and of more those whose first metric
+        changed most. It has 5 MB at most as a rule: texts are cut to 240 characters, or
+        fewer, and are there in full where they all fit. Vectors are shown by number.
+
+        Examples
+        --------
+        >>> comparison.to_html("report.html")  # doctest: +SKIP
+        """
+        with replaced_file(path) as temporary:
+            page = report(self, self._rankings, title)
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(page)
+
     def _find(self, metric: str | None) -> str:
         if metric is None:
             return next(iter(self.before))
@@ -319,23 +197,15 @@ class RetrievalComparison:
         return [self._change(i, metric) for i in order if gains[i] > 0]
 
     def _change(self, i: int, metric: str) -> QueryChange:
-        relevance, query = self._data.relevance, self._ranked[0].queries[i]
+        data, query = self._rankings.data, self._rankings.queries[i]
         return QueryChange(
             self.queries[i],
             int(i),
             float(self.before[metric][i]),
             float(self.after[metric][i]),
-            [self._data.documents[document] for document in relevance.best(query)],
-            *(self._graded(query, ranked.indices[i]) for ranked in self._ranked),
+            [data.documents[document] for document in data.relevance.best(query)],
+            *self._rankings.graded(int(i)),
         )
-
-    def _graded(self, query: int, indices: Ints) -> list[Graded]:
-        indices = indices[indices >= 0][:_SHOWN]
-        grades = self._data.relevance.grades(np.array([query]), indices[None])[0]
-        return [
-            (self._data.documents[i], float(grade))
-            for i, grade in zip(indices, grades, strict=True)
-        ]
 
     def __repr__(self) -> str:
         return as_text(self)

@@ -2,13 +2,16 @@
 
 import html
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 from skembft._utils.messages import shorten
-from skembft._utils.types import Items
+from skembft._utils.types import Floats, Items
 from skembft.inspection._query_change import Graded, QueryChange, Shown
+from skembft.inspection._rankings import ScoreShift
+from skembft.inspection._report.plots import interval_svg
 from skembft.inspection._statistics import ComparedMetric
 
+_ENDS: tuple[Literal["low", "high", "difference"], ...] = ("low", "high", "difference")
 _NO_INTERVAL = "–: no interval, which takes queries that gain different amounts"
 
 
@@ -16,9 +19,14 @@ class Comparison(Protocol):
     """What is asked of a `RetrievalComparison`, whose file imports this one."""
 
     queries: Items
+    before: dict[str, Floats]
+    after: dict[str, Floats]
     rows: list[ComparedMetric]
+    score_shifts: list[ScoreShift]
     n_documents: int
     confidence_level: float
+
+    def gains(self, metric: str) -> Floats: ...
 
     def best(self) -> list[QueryChange]: ...
 
@@ -36,17 +44,13 @@ def as_text(comparison: Comparison) -> str:
         )
         for row in table
     ]
+    lines += shift_lines(comparison)
     lines += [_NO_INTERVAL] if _lacks_intervals(comparison) else []
-    return "\n".join([f"RetrievalComparison: {_heading(comparison)}", *lines])
+    return "\n".join([f"RetrievalComparison: {heading(comparison)}", *lines])
 
 
 def as_html(comparison: Comparison) -> str:
     """The same with the queries that gained and lost most."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in _columns(comparison))
-    body = "".join(
-        f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>"
-        for row in _cells(comparison)
-    )
     metric = html.escape(comparison.rows[0]["metric"])
     changes = "".join(
         f"<details><summary>{title} by {metric}</summary>"
@@ -56,14 +60,62 @@ def as_html(comparison: Comparison) -> str:
             ("Queries that lost most", comparison.worst()),
         )
     )
-    note = f"<p>{_NO_INTERVAL}</p>" if _lacks_intervals(comparison) else ""
+    shifts = "".join(f"<p>{line}</p>" for line in shift_lines(comparison))
     return (
-        f"<div><p>{html.escape(_heading(comparison))}</p><table><thead><tr>{head}</tr>"
-        f"</thead><tbody>{body}</tbody></table>{note}{changes}</div>"
+        f"<div><p>{heading(comparison)}. {html.escape(verdict(comparison))}</p>"
+        f"{metrics_table(comparison)}{shifts}{changes}</div>"
     )
 
 
-def _heading(comparison: Comparison) -> str:
+def metrics_table(comparison: Comparison) -> str:
+    """The metrics as an HTML table, with a picture of every interval."""
+    head = "".join(
+        f'<th scope="col">{html.escape(name)}</th>' for name in _columns(comparison)
+    )
+    ends = [row[end] for row in comparison.rows for end in _ENDS]
+    ends = [end for end in ends if not math.isnan(end)]
+    limits = min(0.0, *ends), max(0.0, *ends)
+    limits = limits if limits[0] < limits[1] else (-1.0, 1.0)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        f"{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}"
+        f"<td>{interval_svg(row, limits)}</td></tr>"
+        for row, (name, *cells) in zip(comparison.rows, _cells(comparison), strict=True)
+    )
+    note = f"<p>{_NO_INTERVAL}</p>" if _lacks_intervals(comparison) else ""
+    return (
+        f"<table><thead><tr>{head}<td></td></tr></thead><tbody>{body}</tbody></table>"
+        f"{note}"
+    )
+
+
+def verdict(comparison: Comparison) -> str:
+    """What the first metric says, as a sentence."""
+    row = comparison.rows[0]
+    low, high = row["low"], row["high"]
+    if math.isnan(low) or low <= 0 <= high:
+        tells = "which these queries do not tell from chance"
+    else:
+        tells = "beyond chance"
+    interval = "" if math.isnan(low) else f", {_level(comparison)} {_interval(row)}"
+    return (
+        f"{row['metric']} went from {row['before']:.4f} to {row['after']:.4f} "
+        f"({row['difference']:+.4f}{interval}), {tells}: {row['helped']} queries "
+        f"helped, {row['hurt']} hurt, {row['unchanged']} unchanged."
+    )
+
+
+def shift_lines(comparison: Comparison) -> list[str]:
+    """How far the scores moved, a line for each kind of document."""
+    return [
+        f"Median score of the {shift['document']} document: {shift['before']:.4f} "
+        f"before, {shift['after']:.4f} after ({shift['n_queries']} queries)"
+        for shift in comparison.score_shifts
+        if shift["n_queries"]
+    ]
+
+
+def heading(comparison: Comparison) -> str:
     return f"{len(comparison.queries)} queries, {comparison.n_documents} documents"
 
 
@@ -77,9 +129,13 @@ def _lacks_intervals(comparison: Comparison) -> bool:
     return any(math.isnan(row["low"]) for row in comparison.rows)
 
 
+def _level(comparison: Comparison) -> str:
+    return f"{100 * comparison.confidence_level:g} % interval"
+
+
 def _columns(comparison: Comparison) -> list[str]:
-    interval = f"{100 * comparison.confidence_level:g} % interval"
-    return ["metric", "before", "after", "difference", interval, "p", "helped", "hurt"]
+    names = ["metric", "before", "after", "difference", _level(comparison)]
+    return [*names, "p", "helped", "hurt"]
 
 
 def _cells(comparison: Comparison) -> list[list[str]]:
@@ -118,7 +174,12 @@ def _change(change: QueryChange) -> str:
     )
 
 
-def _text(item: Shown, width: int = 120) -> str:
+def plain(item: Shown, width: int) -> str:
+    """A text on one line, cut to a width."""
     text = item if isinstance(item, str) else shorten(item, width)
     text = " ".join(text.split())
-    return html.escape(text if len(text) <= width else text[: width - 1] + "…")
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _text(item: Shown, width: int = 120) -> str:
+    return html.escape(plain(item, width))

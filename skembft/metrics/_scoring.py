@@ -38,13 +38,16 @@ class Ranking:
     ----------
     queries : ndarray of shape (n,)
         Indices of the queries that have a relevant document (and a weight above 0).
-    indices : ndarray of shape (n, n_kept)
+    indices : int32 ndarray of shape (n, n_kept)
         The documents that each retrieves, best first; -1 where nothing is left.
+    scores : float32 ndarray of shape (n, n_kept)
+        -inf where nothing is left.
     values : dict of {name: ndarray of shape (n,)}
     """
 
     queries: Ints
     indices: Ints
+    scores: Floats
     values: dict[str, Floats]
 
 
@@ -92,12 +95,13 @@ def rank(
     depth = min(max(n_kept, *(k for _, k in metrics.values())), len(documents))
     if exclude is None:
         exclude = relevance.self_index
-    indices = np.empty((len(kept), min(n_kept, depth)), dtype=np.int64)
+    indices = np.empty((len(kept), min(n_kept, depth)), dtype=np.int32)
+    kept_scores = np.empty(indices.shape, dtype=np.float32)
     values: dict[str, Floats] = {name: np.empty(len(kept)) for name in metrics}
     ties = random_ties(len(documents))
     for at in _blocks(len(kept), depth):
         rows = kept[at]
-        found, _ = top_k(
+        found, scores = top_k(
             queries[rows],
             documents,
             depth,
@@ -105,7 +109,7 @@ def rank(
             exclude=None if exclude is None else exclude[rows],
             ties=ties,
         )
-        indices[at] = found[:, :n_kept]
+        indices[at], kept_scores[at] = found[:, :n_kept], scores[:, :n_kept]
         of_block = query_values(
             metrics,
             relevance.grades(rows, found),
@@ -114,7 +118,7 @@ def rank(
         )
         for name, value in of_block.items():
             values[name][at] = value
-    return Ranking(kept, indices, values)
+    return Ranking(kept, indices, kept_scores, values)
 
 
 def _blocks(n_queries: int, depth: int) -> Iterator[slice]:

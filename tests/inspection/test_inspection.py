@@ -364,7 +364,7 @@ def test_representations(problem):
     comparison = compare_retrieval(*problem, ["ndcg@10", "mrr@10"], random_state=0)
     text = repr(comparison)
     assert "39 queries, 80 documents" in text
-    assert len(text.splitlines()) == 4
+    assert len(text.splitlines()) == 6
     assert f"{comparison.rows[0]['before']:.4f}" in text
     page = comparison._repr_html_()
     assert page.count("<tr>") == page.count("</tr>")

@@ -1,0 +1,1 @@
+"""The page that `RetrievalComparison.to_html` writes: template, pictures and data."""
