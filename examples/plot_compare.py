@@ -75,3 +75,10 @@ adapter.history_.plot(ax=axes[2])
 axes[2].set_title("Training")
 figure.savefig(output / "compare.png", dpi=120)
 print("\npicture:", output / "compare.png")
+
+# %%
+# All of it in one page
+# ---------------------
+# To open in a browser, send or archive; it needs no network.
+comparison.to_html(output / "compare.html", title="An adapter over MiniLM")
+print("report:", output / "compare.html")
