@@ -410,6 +410,21 @@ def test_choosing_a_query_by_the_keyboard(page, comparison):
     assert page.run("document.activeElement.id") == "later"
 
 
+def test_a_page_of_few_documents(browser, tmp_path):
+    X = np.random.default_rng(0).normal(size=(6, 3))
+    encoder = AddOne()
+    path = tmp_path / "page.html"
+    compare_retrieval(encoder, encoder, X, [0, 0, 0, 1, 1, 1], None, "mrr@2").to_html(
+        path
+    )
+    browser.open(path)
+    browser.wait("performance.getEntriesByName('ready').length > 0")
+    # a query does not retrieve itself
+    assert browser.run("document.querySelectorAll('.document').length") == 2 * 5
+    assert browser.run("document.body.innerText.includes('undefined')") is False
+    assert browser.errors == []
+
+
 def test_texts_are_only_texts(page, comparison):
     for text in EVIL:
         assert search(page, text) == "1 of 60 queries"

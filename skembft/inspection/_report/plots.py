@@ -140,8 +140,8 @@ def _scale(low: float, high: float, start: float, stop: float) -> _Scale:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers from below `low` to above `high`, four to seven of them."""
-    width = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-9)
+    """Round numbers from below `low` to above `high`: up to seven, at least two."""
+    width = max(high - low, 0.01 * max(abs(low), abs(high))) or 1.0
     size = 10.0 ** math.floor(math.log10(width / 4))
     step = size * next(m for m in (1, 2, 2.5, 5, 10) if width / (m * size) <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
