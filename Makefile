@@ -19,13 +19,14 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow newest interop distributed lint format docs bench-adapters \
+.PHONY: help demo test test-slow oldest newest wheel coverage interop distributed lint format docs bench-adapters \
 	bench-defaults bench-finetune bench-scoring bench-scale models gpu clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
 	@echo "make test       install, lint and run the test suite"
 	@echo "make test-slow  the tests that need minutes, on real data"
+	@echo "make oldest     the test suite with the oldest versions that are allowed"
 	@echo "make newest     the test suite with the newest versions of everything, without"
 	@echo "                constraints, in an environment of its own"
 	@echo "make gpu        what a GPU computes, against the CPU; its time and memory beside bare"
@@ -35,6 +36,9 @@ help:
 	@echo "make distributed"
 	@echo "                searches on dask and ray, Optuna, MLflow and TensorBoard, in an"
 	@echo "                environment of its own"
+	@echo "make wheel      sdist and wheel, and the test suite with the wheel and the newest"
+	@echo "                versions of everything"
+	@echo "make coverage   the test suite, and which lines it does not reach"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
 	@echo "make docs       the guide and the API reference, into docs/_build/html"
@@ -93,7 +97,21 @@ gpu: $(VENV)/.test
 	$(@D)/$(PIP_IN) --upgrade --upgrade-strategy eager -e ".[test]"
 	@touch $@
 
+# the oldest versions that pyproject.toml allows of what it names
+.venv-lowest/.done: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/$(PIP_IN) uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+		--resolution lowest-direct -e ".[test]"
+	@touch $@
+
+oldest: .venv-lowest/.done
+	.venv-lowest/bin/uv pip list --python .venv-lowest/bin/python
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n 2 --dist loadfile \
+		-m "not slow and not distributed"
+
 newest: .venv-latest/.done
+	.venv-latest/bin/python -m pip list
 	OMP_NUM_THREADS=1 .venv-latest/bin/python -m pytest -n 2 --dist loadfile \
 		-m "not slow and not distributed"
 
@@ -114,6 +132,27 @@ interop: $(VENV)/.test $(PEERS)/.done .venv-oldest/.done .venv-newest/.done
 distributed: .venv-distributed/.done
 	OMP_NUM_THREADS=1 .venv-distributed/bin/python -m pytest -m distributed \
 		tests/distributed tests/test_docs.py
+
+coverage: $(VENV)/.test
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not distributed" -n 2 \
+		--dist loadfile --cov=skembft --cov-report=term:skip-covered
+
+# what strangers get: built, checked, installed with what pip picks, and tested as such
+wheel:
+	rm -rf dist .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/$(PIP_IN) build twine
+	.venv-wheel/bin/python -m build
+	.venv-wheel/bin/python -m twine check --strict dist/*
+	.venv-wheel/$(PIP_IN) torch
+	.venv-wheel/$(PIP_IN) "$$(echo dist/*.whl)[test]"
+	.venv-wheel/bin/python -m pip list
+	mkdir .venv-wheel/suite
+	cp -r tests docs examples pyproject.toml Makefile README.md CHANGELOG.md \
+		CONTRIBUTING.md constraints.txt .venv-wheel/suite
+	cd .venv-wheel/suite && OMP_NUM_THREADS=1 ../bin/python -m pytest tests -n 2 \
+		--dist loadfile -m "not slow and not distributed" \
+		--ignore tests/test_layout.py --ignore tests/test_private_names.py
 
 lint: $(VENV)/.test
 	$(PY) -m ruff check .
@@ -169,5 +208,6 @@ models: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(PY) $(BENCH)/models.py
 
 clean:
-	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .venv-distributed .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
+	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .venv-lowest \
+		.venv-wheel dist .venv-distributed .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
 		docs/_build

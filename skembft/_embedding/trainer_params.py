@@ -24,6 +24,12 @@ from skembft._utils.hints import wanted_instead
 from skembft._utils.messages import nearest, shorten
 from skembft._utils.types import Params
 
+# names that transformers has since 5.23, by those of before where it is older
+_NAMED_BEFORE = {
+    f"activation_checkpointing{end}": f"gradient_checkpointing{end}"
+    for end in ("", "_kwargs")
+    if not hasattr(FinetuningArguments, "activation_checkpointing")
+}
 # what the fit sets by itself, by what the user sets instead
 _SET_BY = {
     "the argument model_output_path": ("output_dir",),
@@ -106,7 +112,9 @@ def trainer_arguments(params: Params | None, **own: Any) -> FinetuningArguments:
     quiet["logging_nan_inf_filter"] = False  # it waits for every loss
     if not given.keys() & {"report_to", "logging_steps"}:
         quiet["logging_strategy"] = "no"
-    return FinetuningArguments(**quiet | given | own)
+    arguments = quiet | given | own
+    named = {_NAMED_BEFORE.get(name, name): v for name, v in arguments.items()}
+    return FinetuningArguments(**named)
 
 
 def make_callbacks(params: Params | None) -> list[TrainerCallback]:
@@ -132,7 +140,7 @@ def check_trainer_params(settings: Settings) -> None:
     check_available(settings.device)
     hints = get_type_hints(FinetuningArguments)
     names = {field.name for field in fields(FinetuningArguments)} - {"model_device"}
-    valid = sorted((names | {_CALLBACKS}) - REFUSED.keys())
+    valid = sorted((names | {_CALLBACKS, *_NAMED_BEFORE}) - REFUSED.keys())
     for name, value in params.items():
         if name in REFUSED:
             raise InvalidParameterError(f"trainer_params: {name!r} {REFUSED[name]}.")
