@@ -45,7 +45,9 @@ adapter.fit(X_train, y_train, corpus=corpus)
 # %%
 # By how much, and how sure?
 # --------------------------
-comparison = compare_retrieval(encoder, adapter, X_test, y_test, corpus, random_state=0)
+comparison = compare_retrieval(
+    encoder, adapter, X_test, y_test, corpus=corpus, random_state=0
+)
 print(comparison)
 
 # %%

@@ -62,7 +62,7 @@ search = GridSearchCV(
     error_score="raise",
 )
 search.set_callbacks(ProgressBar(max_propagation_depth=None))
-search.fit(X_train, y_train, groups=document_groups(y_train, X_train))
+search.fit(X_train, y_train, groups=document_groups(y_train, X=X_train))
 print("best parameters:", search.best_params_)
 print(f"cross-validated nDCG@10: {search.best_score_:.4f}")
 
@@ -80,4 +80,4 @@ print("picture:", output / "grid_search.png")
 # --------------------------------------
 # The test queries have chosen nothing. The score of the search above is the best of
 # six, and so a little too high; this one is not.
-print(compare_retrieval(encoder, search, X_test, y_test, corpus, random_state=0))
+print(compare_retrieval(encoder, search, X_test, y_test, corpus=corpus, random_state=0))

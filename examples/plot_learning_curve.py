@@ -43,7 +43,7 @@ display = LearningCurveDisplay.from_estimator(
     AdapterFinetuner(encoder, side="both", random_state=0),
     queries,
     relevant,
-    groups=document_groups(relevant, queries),
+    groups=document_groups(relevant, X=queries),
     train_sizes=[50, 100, 200, 400, 600],
     cv=GroupShuffleSplit(3, test_size=0.3, random_state=0),
     scoring=scorer,

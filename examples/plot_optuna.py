@@ -116,4 +116,4 @@ winner = AdapterFinetuner(
     random_state=0,
     **params,
 ).fit(X, y, corpus=corpus)
-print(compare_retrieval(encoder, winner, X_test, y_test, corpus, random_state=0))
+print(compare_retrieval(encoder, winner, X_test, y_test, corpus=corpus, random_state=0))

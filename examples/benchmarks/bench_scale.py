@@ -98,7 +98,7 @@ def groups(n):
     """`document_groups` of n queries with two documents each."""
     queries, ids, _ = pairs(n)
     y = [[ids[i - i % 4], ids[(i * 7919) % n]] for i in range(n)]
-    return lambda: document_groups(y, queries)
+    return lambda: document_groups(y, X=queries)
 
 
 def comparison(n):

@@ -81,7 +81,8 @@ class AdapterFinetuner(FrozenFinetuner):
     solver : {"adamw", "closed_form"}, default="adamw"
         How the layer is found. "closed_form" is ridge regression from queries to their
         documents, toward the identity: a square matrix for queries in one step, without
-        negatives. It uses none of `loss`, `negatives` and the arguments of AdamW.
+        negatives. It uses none of `loss`, `negatives` and the arguments of AdamW, and
+        warns where one of these is not at its default.
     batch_size : int, default=128
         Queries in a batch, each with all its pairs; every query counts the same.
     epochs : int, default=100

@@ -1,6 +1,7 @@
 """Arguments of adapters, and fitted adapters, which are plain arrays."""
 
 import inspect
+import warnings
 from numbers import Integral, Real
 from typing import Any, Protocol, TypeAlias
 
@@ -41,6 +42,37 @@ class _Settings(Protocol):
     solver: str
 
 
+# what ridge regression has no use for
+_OF_ADAMW = (
+    "loss",
+    "loss_params",
+    "negatives",
+    "batch_size",
+    "epochs",
+    "learning_rate",
+    "weight_decay",
+    "warmup_ratio",
+    "n_iter_no_change",
+    "evaluation_steps",
+)
+
+
+def _warn_unused(settings: _Settings) -> None:
+    parameters = inspect.signature(type(settings).__init__).parameters
+    unused = [
+        name
+        for name in _OF_ADAMW
+        if getattr(settings, name) != parameters[name].default
+    ]
+    if unused:
+        warnings.warn(
+            f"solver='closed_form' makes no use of {', '.join(unused)}: leave them at "
+            "their defaults, or take solver='adamw'.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
 def check_adapter(settings: _Settings, needs: str) -> None:
     """Raise an InvalidParameterError where an adapter and its settings do not fit.
 
@@ -53,6 +85,8 @@ def check_adapter(settings: _Settings, needs: str) -> None:
             "solver='closed_form' finds a square matrix for queries: it goes with "
             "adapter='linear' and side='query'."
         )
+    if closed_form:
+        _warn_unused(settings)
     if isinstance(adapter, type):
         _check_module(adapter, params or {})
         return

@@ -67,8 +67,9 @@ class CorpusFinetuner(FrozenFinetuner):
         "nudge_n" rotates vectors, which keep their unit length. "nudge_m" adds to them:
         they get longer, and must be ranked by dot product, never by cosine.
     gamma : float, default=None
-        How far a document moves at most: with "nudge_n" the square of the distance
-        (between 0 and 2), with "nudge_m" the distance itself. 0 is not at all. None
+        How far a document moves at most, the γ of the paper: with "nudge_n" it bounds
+        the square of the distance, which is 2 for a right angle, with "nudge_m" the
+        distance itself. 0 is not at all. None
         tries 0.02, 0.04, … 0.48 with "nudge_n" and … 0.70 with "nudge_m", on held-out
         queries; of equal scores the smallest wins.
     scoring : str, default="ndcg@10"

@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
-from sklearn.utils import _safe_indexing, check_random_state
+from sklearn.utils import (
+    _safe_indexing,
+    check_consistent_length,
+    check_random_state,
+)
 from sklearn.utils._param_validation import Interval, RealNotInt, validate_params
 
 from skembft._data.containers import to_list
@@ -95,7 +99,7 @@ def _groups_of(data: RetrievalData) -> Ints:
 def train_test_split(
     X: Data,
     y: Data = None,
-    *,
+    *arrays: Data,
     test_size: float = 0.25,
     random_state: RandomState = None,
 ) -> list[Any]:
@@ -113,6 +117,10 @@ def train_test_split(
     y : array-like of n items, default=None
         Of every query the relevant document, a list of them or a dict
         {document: grade}; labels of the pairs of a table, or None.
+    *arrays : array-likes of n items
+        What else the rows have, as weights or ids: split in the same way, as
+        scikit-learn's function of this name does. Of the arguments of that one, groups
+        leave no sense to `shuffle` and `stratify`.
     test_size : float or int, default=0.25
         Share of the rows (rounded up), or number of rows of the test side. It is the
         most that it gets.
@@ -121,8 +129,8 @@ def train_test_split(
 
     Returns
     -------
-    X_train, X_test, y_train, y_test : containers of the kinds of `X` and `y`
-        Rows keep their order. Without `y` only X_train and X_test.
+    X_train, X_test, y_train, y_test, … : containers of the kinds of the arguments
+        Rows keep their order. Without `y` (None) there are no y_train and y_test.
 
     Raises
     ------
@@ -159,10 +167,11 @@ def train_test_split(
         raise ValueError(
             f"test_size={test_size} of {n_rows} row(s) leaves none to train on."
         )
+    check_consistent_length(np.arange(n_rows), *arrays)
     in_test = _choose_groups(groups, wanted, check_random_state(random_state))[groups]
     _check_size(int(in_test.sum()), wanted, groups)
     sides = np.flatnonzero(~in_test), np.flatnonzero(in_test)
-    containers = [X] if y is None else [X, y]
+    containers = [X, *arrays] if y is None else [X, y, *arrays]
     return [_take(values, rows) for values in containers for rows in sides]
 
 

@@ -296,6 +296,20 @@ def test_closed_form_is_ridge_toward_the_identity(rotated):
     assert finetuner.n_iter_ == 1
 
 
+def test_closed_form_tells_what_it_has_no_use_for(rotated, recwarn):
+    queries, documents = rotated
+    ridge = AdapterFinetuner(
+        None, solver="closed_form", epochs=3, learning_rate=0.1, random_state=0
+    )
+    with pytest.warns(UserWarning, match="makes no use of epochs, learning_rate:"):
+        ridge.fit(queries, documents)
+    recwarn.clear()
+    AdapterFinetuner(None, solver="closed_form", scoring="mrr@10").fit(
+        queries, documents
+    )
+    assert not [w for w in recwarn if "no use" in str(w.message)]
+
+
 def test_closed_form_validates_and_refits(rotated):
     queries, documents = rotated
     finetuner = AdapterFinetuner(None, solver="closed_form", random_state=0)

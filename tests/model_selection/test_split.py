@@ -5,6 +5,7 @@ import warnings
 from collections import deque
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -345,3 +346,21 @@ def test_groups_in_cross_validation(static_model, pairs):
         take(queries, train), take(queries, test), take(y, train), take(y, test)
     )
     assert report.shared_document_share > 0.5
+
+
+def test_other_arrays_are_split_alike():
+    queries, relevant = ["q1", "q2", "q3", "q4"], ["a", "b", ["b", "c"], "d"]
+    weights, ids = np.arange(4.0), pd.Series(range(4))
+    split = train_test_split(
+        queries, relevant, weights, ids, test_size=0.5, random_state=0
+    )
+    X_train, X_test, y_train, y_test, w_train, w_test, ids_train, ids_test = split
+    assert (X_test, y_test) == (["q1", "q4"], ["a", "d"])
+    np.testing.assert_array_equal(w_test, [0, 3])
+    np.testing.assert_array_equal(w_train, [1, 2])
+    assert list(ids_train) == [1, 2] and list(ids_test) == [0, 3]
+    pairs = list(zip(queries, "abbd", strict=True))
+    table = train_test_split(pairs, None, weights, test_size=0.5, random_state=0)
+    assert len(table) == 4 and len(table[0]) == len(table[2])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        train_test_split(queries, relevant, weights[:3])
