@@ -60,7 +60,7 @@ def encoding(args, folder):
 
 
 def vectors(args):
-    """Seconds a pair of an adapter's epoch, and a document that a query is ranked by."""
+    """Seconds a pair of an epoch of an adapter, and a document that is ranked."""
     n_pairs, n_documents = 100_000 // args.divide, 200_000 // args.divide
     rng = np.random.default_rng(0)
     matrix = rng.random((n_documents, DIM), np.float32) - np.float32(0.5)
