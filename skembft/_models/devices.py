@@ -35,7 +35,7 @@ def default_cpu() -> Iterator[None]:
 
     A user may have said otherwise by `torch.set_default_device`.
     """
-    if torch.get_default_device().type == "cpu":
+    if torch.empty(0).device.type == "cpu":
         yield
         return
     with torch.device("cpu"):

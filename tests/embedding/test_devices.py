@@ -24,9 +24,12 @@ def started(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "_lazy_init", lambda: calls.append("init"))
     monkeypatch.setattr(torch.cuda, "set_device", lambda d: calls.append(str(d)))
-    # from torch 2.14 a step of any optimizer asks the device that is not there
-    check = "_accelerator_graph_capture_health_check"
-    monkeypatch.setattr(torch.optim.Optimizer, check, lambda self: None, raising=False)
+    # a step of any optimizer asks the device that is not there: from torch 2.14, and
+    # before where torch was built with CUDA
+    for kind in ("accelerator_graph", "cuda_graph"):
+        check = f"_{kind}_capture_health_check"
+        optimizer = torch.optim.Optimizer
+        monkeypatch.setattr(optimizer, check, lambda self: None, raising=False)
     return calls
 
 
