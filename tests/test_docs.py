@@ -9,6 +9,7 @@ import pytest
 
 import skembft
 from skembft import (
+    calibration,
     callbacks,
     datasets,
     exceptions,
@@ -32,6 +33,7 @@ RUNNING_PAGES = [
 FENCE = re.compile(r"^```(.*)$")
 MODULES = [
     skembft,
+    calibration,
     callbacks,
     datasets,
     exceptions,

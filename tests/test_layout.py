@@ -11,7 +11,7 @@ FLOORS = [
     ["_version", "_utils", "exceptions"],
     ["_data", "_models"],
     ["_losses", "encoders", "metrics", "model_selection"],
-    ["_saving", "datasets", "inspection", "mining"],
+    ["_saving", "calibration", "datasets", "inspection", "mining"],
     ["_finetuner"],
     ["_adapter", "_corpus", "_embedding", "callbacks"],
     ["integrations"],
