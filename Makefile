@@ -19,8 +19,9 @@ BENCH = examples/benchmarks
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help demo test test-slow oldest newest wheel coverage interop distributed lint format docs bench-adapters \
-	bench-defaults bench-finetune bench-scoring bench-scale models gpu clean
+.PHONY: help demo test test-slow oldest newest wheel coverage interop distributed lint \
+	format docs bench-adapters bench-defaults bench-finetune bench-scoring bench-scale \
+	bench-calibration models gpu clean
 
 help:
 	@echo "make demo       install and run the quick start (examples/plot_quickstart.py)"
@@ -51,6 +52,8 @@ help:
 	@echo "                full fine-tuning against the bare trainer, about an hour"
 	@echo "make bench-scoring"
 	@echo "                scoring against a plain matmul, and the statistics, 15 minutes"
+	@echo "make bench-calibration SKEMBFT_DATA=DIR"
+	@echo "                probabilities and thresholds on other queries, half an hour"
 	@echo "make bench-scale"
 	@echo "                growth of time and memory up to a million rows, 15 minutes"
 	@echo "make models     which kinds of models work, tried one by one, five minutes"
@@ -199,6 +202,9 @@ bench-finetune: $(VENV)/.test
 
 bench-scoring: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scoring.py
+
+bench-calibration: $(VENV)/.test
+	$(PY) $(BENCH)/calibration.py
 
 bench-scale: $(VENV)/.test
 	$(PY) $(BENCH)/bench_scale.py --threads 1
