@@ -49,7 +49,7 @@ print(
 # ------
 # 6 candidates × 3 folds, several metrics from one ranking; nDCG chooses. Each text is
 # encoded once for all of them. Folds are groups, so that no document is on both sides.
-encoder = SentenceEncoder(model, max_seq_length=64)
+encoder = SentenceEncoder(model, max_seq_length=64, precision="auto")
 search = GridSearchCV(
     AdapterFinetuner(encoder, side="both", validation_fraction=None, random_state=0),
     {

@@ -30,7 +30,7 @@ output = Path(__file__).parent / "output" if "__file__" in globals() else Path("
 output.mkdir(exist_ok=True)
 
 data = load_docstrings()
-queries, relevant = data.queries[2::3], data.relevant[2::3]  # to be quick
+queries, relevant = data.queries[::3], data.relevant[::3]  # to be quick
 scorer = RetrievalScorer("ndcg@10", corpus=relevant)
 
 # %%
@@ -38,9 +38,9 @@ scorer = RetrievalScorer("ndcg@10", corpus=relevant)
 # -----------------------------------
 # Three random splits; no document is on both sides of any. Texts are encoded once for
 # all fits. Training scores are higher by nature and would only flatten the picture.
-encoder = SentenceEncoder(model, max_seq_length=64)
+encoder = SentenceEncoder(model, max_seq_length=64, precision="auto")
 display = LearningCurveDisplay.from_estimator(
-    AdapterFinetuner(encoder, side="both", random_state=0),
+    AdapterFinetuner(encoder, side="both", negatives="corpus", random_state=0),
     queries,
     relevant,
     groups=document_groups(relevant, X=queries),

@@ -51,7 +51,7 @@ print(f"{len(X_train)} training, {len(X_val)} validation, {len(X_test)} test que
 # `OptunaPruning` reports the validation of every epoch to the trial, and ends the fit
 # where the study has seen enough. Each text is encoded once for all trials.
 EPOCHS = 40
-encoder = SentenceEncoder(model, max_seq_length=64)
+encoder = SentenceEncoder(model, max_seq_length=64, precision="auto")
 
 
 def objective(trial):

@@ -53,7 +53,7 @@ print("document:", y_train[0][:100].replace("\n", " "), "…")
 metrics = ["ndcg@10", "mrr@10", "map@100", "recall@10", "precision@10", "hit_rate@10"]
 score_all = RetrievalScorer(metrics, corpus=data.corpus)
 
-#
+# %%
 # Texts are cut at 64 tokens, to be quick; leave `max_seq_length` out for your data.
 encoder = SentenceEncoder(model, max_seq_length=64, precision="auto")
 before = score_all(encoder, X_test, y_test)
