@@ -42,7 +42,8 @@ help:
 	@echo "make coverage   the test suite, and which lines it does not reach"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     ruff, mending what it can"
-	@echo "make docs       the guide and the API reference, into docs/_build/html"
+	@echo "make docs       the guide, the gallery of examples and the API reference, into"
+	@echo "                docs/_build/html, five minutes the first time"
 	@echo "make bench-adapters SKEMBFT_DATA=DIR"
 	@echo "                adapters against their peers, about half an hour; DIR holds the"
 	@echo "                data sets, see examples/benchmarks/README.md"
@@ -215,5 +216,5 @@ models: $(VENV)/.test
 
 clean:
 	rm -rf $(VENV) $(PEERS) .venv-oldest .venv-newest .venv-latest .venv-lowest \
-		.venv-wheel dist .venv-distributed .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info \
-		docs/_build
+		.venv-wheel .venv-distributed .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		build dist *.egg-info docs/_build docs/auto_examples

@@ -11,7 +11,12 @@ project = "skembft"
 author = copyright = "The skembft developers"
 version = release = __version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx_gallery.gen_gallery",
+]
 exclude_patterns = ["_build"]
 default_role = "py:obj"  # of `code` in docstrings; a link where it names an object
 smartquotes = False  # they would curl those of default="query"
@@ -31,6 +36,18 @@ autodoc_default_options = {
 }
 numpydoc_show_class_members = False  # autodoc lists them
 
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "backreferences_dir": "auto_examples/backreferences",
+    "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
+    "within_subsection_order": "ExampleTitleSortKey",
+    "abort_on_example_error": True,
+    "parallel": 2,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 _TOCTREE = """
 
 ```{{toctree}}
@@ -40,20 +57,43 @@ _TOCTREE = """
 {}
 ```
 """
+_GALLERY = """
+```{eval-rst}
+.. minigallery:: ../examples/plot_*.py
+```
+"""
+_PICTURE = re.compile(r"<!-- picture of (plot_\w+): (.+?) -->")
+_EXAMPLE = re.compile(r"\(\.\./examples/(plot_\w+)\.py\)")
 _OBJECT = re.compile(r"skembft\.[\w.]+|[A-Z]\w+")  # or "ValueError", not found: no link
 
 
 def setup(app):
+    app.connect("builder-inited", set_gallery_headers, priority=100)
+    app.connect("source-read", show_gallery)
     app.connect("source-read", add_toctree)
     app.connect("doctree-read", link_code)
     app.connect("doctree-read", unlink_metrics)
     app.connect("autodoc-skip-member", skip_foreign_member)
 
 
+def set_gallery_headers(app):
+    """Let README.rst introduce a gallery; the README.md of the benchmarks does not."""
+    app.config.sphinx_gallery_conf["source_suffix"] = {".rst": "restructuredtext"}
+
+
+def show_gallery(app, docname, source):
+    """Show the gallery and its pictures; on GitHub the links lead to the code."""
+    picture = r"auto_examples/images/sphx_glr_\1_001.png"
+    text = _PICTURE.sub(rf"[![\2]({picture})](auto_examples/\1.rst)", source[0])
+    text = _EXAMPLE.sub(r"(auto_examples/\1.rst)", text)
+    text = text.replace("(../examples/README.rst)", "(auto_examples/index.rst)")
+    source[0] = text.replace("<!-- gallery -->", _GALLERY)
+
+
 def add_toctree(app, docname, source):
     """Add a toctree to what lists its pages already; GitHub would show it as code."""
     if docname == "index":
-        pages = re.findall(r"^- \[.+?\]\((\w+)\.md\)", source[0], flags=re.M)
+        pages = re.findall(r"^- \[.+?\]\(([\w/]+)\.\w+\)", source[0], flags=re.M)
         source[0] += _TOCTREE.format("\n".join(pages))
     elif docname == "api":
         source[0] += _TOCTREE.format("reference/*")

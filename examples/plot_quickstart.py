@@ -75,7 +75,7 @@ search = GridSearchCV(
     scoring=RetrievalScorer("ndcg@10", corpus=data.corpus),
     cv=GroupKFold(n_splits=3),
 )
-search.set_callbacks(ProgressBar(max_propagation_depth=None))
+search.set_callbacks(ProgressBar(max_propagation_depth=0))
 search.fit(X_train, y_train, groups=X_train)
 print("best parameters:", search.best_params_)
 print(f"cross-validated nDCG@10 = {search.best_score_:.4f}")

@@ -22,6 +22,7 @@ from skembft import (
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+EXAMPLES = sorted((DOCS.parent / "examples").glob("plot_*.py"))
 # those with examples that need other packages
 DISTRIBUTED = {"optuna", "tracking"}
 RUNNING_PAGES = [
@@ -121,6 +122,23 @@ def test_index_links_every_page():
     assert {page.name for page in PAGES} - {"index.md"} <= set(
         re.findall(r"\]\(([\w.]+)\)", prose)
     )
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.stem)
+def test_examples_make_a_gallery(example):
+    code = example.read_text(encoding="utf-8")
+    title, underline, *_ = ast.get_docstring(ast.parse(code)).splitlines()
+    assert underline == "=" * len(title)
+    assert code.count("\n# %%\n") >= 3
+    assert code.count(".savefig(") == 1
+
+
+def test_pages_show_pictures_of_examples():
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    shown = set(re.findall(r"^<!-- picture of (\w+): .+ -->$", pages, flags=re.M))
+    assert shown and shown <= {example.stem for example in EXAMPLES}
+    for example in EXAMPLES:
+        assert f"(../examples/{example.name})" in pages
 
 
 @pytest.mark.parametrize(

