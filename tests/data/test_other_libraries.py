@@ -30,7 +30,6 @@ def object_column(values):
 # columns of texts
 
 TEXT_COLUMNS = {
-    "StringDType": lambda v: np.array(v, dtype=np.dtypes.StringDType()),
     "masked": np.ma.array,
     "string[python]": lambda v: pd.Series(v, dtype="string[python]"),
     "string[pyarrow]": lambda v: pd.Series(v, dtype="string[pyarrow]"),
@@ -52,6 +51,8 @@ TEXT_COLUMNS = {
     "datasets arrow": lambda v: column_of(v, "arrow"),
     "datasets torch": lambda v: column_of(v, "torch"),
 }
+if hasattr(np.dtypes, "StringDType"):  # from numpy 2 on
+    TEXT_COLUMNS["StringDType"] = lambda v: np.array(v, dtype=np.dtypes.StringDType())
 
 
 def column_of(values, format):

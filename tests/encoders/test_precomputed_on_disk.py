@@ -125,3 +125,17 @@ def test_a_matrix_is_not_copied(tmp_path, monkeypatch, dtype):
     mine_hard_negatives(index, queries, queries[::-1], corpus=ids)
     assert sum(taken) > 5 * n
     assert max(taken) < n / 2
+
+
+def test_a_subclass_transforms_in_its_own_way(matrices):
+    class Backwards(PrecomputedEncoder):
+        def transform_documents(self, D):
+            return super().transform_documents(D)[:, ::-1]
+
+    queries, documents = matrices
+    index = PrecomputedEncoder((QUERIES, queries), (DOCUMENTS, documents))
+    turned = Backwards((QUERIES, queries), (DOCUMENTS, documents))
+    expected = PrecomputedEncoder((QUERIES, queries), (DOCUMENTS, documents[:, ::-1]))
+    scorer = RetrievalScorer("ndcg@10", corpus=DOCUMENTS)
+    assert scorer(turned, QUERIES, y) == scorer(expected, QUERIES, y)
+    assert scorer(turned, QUERIES, y) != scorer(index, QUERIES, y)
