@@ -175,6 +175,7 @@ class FinetuningTrainer(SentenceTransformerTrainer):
     # the trainer's own would start up a GPU of the machine for its random state
 
     def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first may be slower
         torch.save(random_states(self.args.device), self._rng_file(output_dir))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
