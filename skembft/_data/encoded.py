@@ -52,12 +52,9 @@ def encode(estimator: Any, items: Items, role: Role) -> Vectors:
     """Vectors of queries or documents by an encoder or finetuner.
 
     What lies in a matrix is taken from it when it is needed: the result may be
-    `TakenRows`, or float16. A subclass's own `transform` is what counts.
+    `TakenRows`, or float16.
     """
+    if hasattr(estimator, f"_{role}_vectors"):
+        return getattr(estimator, f"_{role}_vectors")(items)
     method = "transform" if role == "query" else "transform_documents"
-    for cls in type(estimator).__mro__:
-        if f"_{role}_vectors" in vars(cls):
-            return getattr(estimator, f"_{role}_vectors")(items)
-        if method in vars(cls):
-            break
     return to_array(getattr(estimator, method)(items), f"The {role} vectors")

@@ -10,7 +10,13 @@ from skembft._data.items import check_items, check_queries
 from skembft._data.vectors import check_vectors
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data, Item, ItemKind, Vectors
-from skembft._utils.vectors import TakenRows, check_same_width, is_vector, stack_vectors
+from skembft._utils.vectors import (
+    TakenRows,
+    check_same_width,
+    is_vector,
+    stack_vectors,
+    to_array,
+)
 from skembft.encoders._base import BaseEncoder
 
 Index: TypeAlias = Mapping[Any, Data] | tuple[Data, Data] | list[Data]
@@ -109,7 +115,8 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         vectors : float32 ndarray of shape (n, d)
         """
-        return np.array(self._query_vectors(X), dtype=np.float32)
+        rows = self._look_up(check_queries(X, "id"), "queries")
+        return np.array(rows, dtype=np.float32)
 
     def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents.
@@ -122,7 +129,8 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         vectors : float32 ndarray of shape (n, d)
         """
-        return np.array(self._document_vectors(D), dtype=np.float32)
+        rows = self._look_up(check_items(D, "D", "id"), "documents")
+        return np.array(rows, dtype=np.float32)
 
     def _dimension(self) -> int:
         return self._table("queries")[1].shape[1]
@@ -148,10 +156,17 @@ class PrecomputedEncoder(BaseEncoder):
             tables[name] = (given, table)
         return table
 
-    def _query_vectors(self, queries: Data) -> TakenRows:
+    # what fits and scores use: the rows as they lie, where no subclass changes them
+
+    def _query_vectors(self, queries: Data) -> TakenRows | np.ndarray:
+        if type(self).transform is not PrecomputedEncoder.transform:
+            return to_array(self.transform(queries), "The query vectors")
         return self._look_up(check_queries(queries, "id"), "queries")
 
-    def _document_vectors(self, documents: Data) -> TakenRows:
+    def _document_vectors(self, documents: Data) -> TakenRows | np.ndarray:
+        if type(self).transform_documents is not PrecomputedEncoder.transform_documents:
+            vectors = self.transform_documents(documents)
+            return to_array(vectors, "The document vectors")
         return self._look_up(check_items(documents, "D", "id"), "documents")
 
     def _look_up(self, ids: list[Item], name: _Name) -> TakenRows:
