@@ -22,7 +22,7 @@ from skembft._saving.registry import saved_by_name
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.types import Data, OwnDocuments, Params, RandomState, Vectors
-from skembft._utils.vectors import read_vectors, to_array
+from skembft._utils.vectors import read_vectors
 from skembft.metrics._scoring import item_kind, read_data
 
 if TYPE_CHECKING:
@@ -440,9 +440,6 @@ class AdapterFinetuner(FrozenFinetuner):
             and of unit length.
         """
         check_is_fitted(self)
-        if self.encoder_ is not None and "document" not in self.weights_:
-            D = self._checked_encoder().transform_documents(D)
-            return np.asarray(to_array(D, "The document vectors"), dtype=np.float32)
         return np.asarray(self._document_vectors(D), dtype=np.float32)
 
     def __sklearn_is_fitted__(self) -> bool:

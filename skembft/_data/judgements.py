@@ -5,7 +5,7 @@ Bad input raises an exception that names the row, the value and what to do.
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from skembft._data.stored_texts import (
     StoredNumbering,
     StoredTexts,
     as_stored,
+    digests_of,
     join,
     stored_table,
     stored_texts,
@@ -192,16 +193,17 @@ def _number_stored(
             others = as_stored(check_items(corpus, f"corpus{suffix}", "text"))
         documents = join([documents, others])
     query_index, document_index = StoredNumbering(queries), StoredNumbering(documents)
-    names: Iterable[str] = query_index.distinct
+    digests = query_index.digests
     if isinstance(own, Mapping):
-        names = (own.get(query, query) for query in names)
+        names = (own.get(query, query) for query in query_index.distinct)
+        digests = digests_of(names, len(query_index))
     return _Numbered(
         query_index.distinct,
         document_index.distinct,
         query_index.numbers,
         document_index.numbers[:n_examples],
         document_index.numbers[n_examples:],
-        document_index.find(names, len(query_index)),
+        document_index.find(digests),
         "" in query_index,
         "" in document_index,
     )

@@ -134,32 +134,35 @@ class StoredNumbering:
     numbers : ndarray
         Of every text.
     distinct : StoredTexts
+    digests : ndarray
+        Of the distinct texts.
     """
 
     def __init__(self, texts: StoredTexts) -> None:
-        self._digests, first, place = np.unique(
-            _digests(texts, len(texts)), return_index=True, return_inverse=True
+        digests = digests_of(texts, len(texts))
+        self._sorted, first, place = np.unique(
+            digests, return_index=True, return_inverse=True
         )
         order = np.argsort(first)
         self._number = np.empty_like(order)
         self._number[order] = np.arange(len(order))
         self.numbers: Ints = self._number[place]
         self.distinct = texts[first[order]]
+        self.digests = digests[first[order]]
 
     def __len__(self) -> int:
         return len(self.distinct)
 
     def __contains__(self, text: str) -> bool:
-        return bool(self.find([text], 1)[0] >= 0)
+        return bool(self.find(digests_of([text], 1))[0] >= 0)
 
-    def find(self, texts: Iterable[str], count: int) -> Ints:
-        """The number of each of `count` texts, or -1."""
-        digests = _digests(texts, count)
-        place = np.searchsorted(self._digests, digests).clip(max=len(self) - 1)
-        return np.where(self._digests[place] == digests, self._number[place], -1)
+    def find(self, digests: np.ndarray) -> Ints:
+        """The number of the text of each digest, or -1."""
+        place = np.searchsorted(self._sorted, digests).clip(max=len(self) - 1)
+        return np.where(self._sorted[place] == digests, self._number[place], -1)
 
 
-def _digests(texts: Iterable[str], count: int) -> np.ndarray:
+def digests_of(texts: Iterable[str], count: int) -> np.ndarray:
     """What tells texts apart: 16 bytes each, which no two texts share in practice."""
     digests = (blake2b(text.encode(), digest_size=16).digest() for text in texts)
     return np.fromiter(digests, "S16", count)

@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.containers import to_rows
+from skembft._data.encoded import encode
 from skembft._data.items import check_items
 from skembft._utils.estimators import DocLink, PlainParameters, tag_text_input
 from skembft._utils.types import Bools, Data, Floats, Ints, OwnDocuments, Vectors
@@ -434,13 +435,13 @@ def _retrieve(retriever: Any, X: Data, corpus: Data, k: int) -> tuple[Ints, Floa
     if hasattr(retriever, "retrieve"):
         return retriever.retrieve(X, corpus, k)
     if getattr(corpus, "ndim", 1) == 2:
-        documents = corpus
+        documents = to_array(corpus, "The document vectors")
     else:
         corpus = check_items(corpus, "corpus", item_kind(retriever))
-        documents = retriever.transform_documents(corpus)
+        documents = encode(retriever, corpus, "document")
     return top_k(
-        to_array(retriever.transform(X), "The query vectors"),
-        to_array(documents, "The document vectors"),
+        encode(retriever, X, "query"),
+        documents,
         k,
         similarity=getattr(retriever, "_similarity", "cosine"),
     )
