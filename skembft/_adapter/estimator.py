@@ -13,20 +13,35 @@ from skembft._data.encoded import encode
 from skembft._data.relevance import LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
-from skembft._finetuner.base import TRAINING_CONSTRAINTS
+from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
 from skembft._finetuner.frozen import FrozenFinetuner
+from skembft._finetuner.validation import cross_fitted
 from skembft._losses.params import check_vector_loss
 from skembft._losses.table import LOSSES, VECTOR_LOSSES, LossSpec, find_loss
 from skembft._saving.export import Exporter
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
-from skembft._utils.types import Data, OwnDocuments, Params, RandomState, Vectors
+from skembft._utils.types import (
+    Data,
+    Ints,
+    OwnDocuments,
+    Params,
+    RandomState,
+    Split,
+    Vectors,
+)
 from skembft._utils.vectors import read_vectors
 from skembft.metrics._scoring import item_kind, read_data
 
 if TYPE_CHECKING:
     from skembft._adapter.trainer import AdapterTrainer
+    from skembft._finetuner.trainer import Trainer
+
+# queries of which each is held out once, by validation_fraction="auto", and in how
+# many parts: see "Situations" in docs/benchmarks.md
+_FEWEST, _MOST = 20, 1_000
+_N_FOLDS = 5
 
 
 @saved_by_name
@@ -109,11 +124,15 @@ class AdapterFinetuner(FrozenFinetuner):
     validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random, to choose the number of
         epochs, and whether to keep the adapter; less of very many, as validation is not
-        to cost more than training. "auto" is 0.1, and with `refit` and 20 queries or
-        more at least 300 queries or half of them, as fewer tell too little. `X_val` in
-        `fit` wins over it.
-    n_iter_no_change : int or None, default=20
-        Stop after so many evaluations without gain.
+        to cost more than training. With "auto" each of 20 to 1,000 queries is held out
+        once, in five parts, each by an adapter that is trained on the others
+        (cross-fitting); of more queries it is 0.1, but at least 300 queries. Where that
+        cannot be (no `refit`, `warm_start`, `evaluation_steps`, an encoder that is
+        trained first) it is 0.1, and with `refit` at least 300 queries or half of them,
+        as fewer tell too little. `X_val` in `fit` wins over it.
+    n_iter_no_change : int, "auto" or None, default="auto"
+        Stop after so many evaluations without gain. "auto" is 3 where each query is
+        held out once, as the mean of all is steady, and otherwise 20.
     evaluation_steps : int, default=0
         Validate every so many steps; 0 means once an epoch, or once in several
         where an evaluation costs more than an epoch.
@@ -152,7 +171,7 @@ class AdapterFinetuner(FrozenFinetuner):
     interpolation_ : float
         The share of what was learnt that is kept; 0 where that is nothing.
     n_iter_ : int
-        Optimizer steps taken, before refitting.
+        Optimizer steps taken, before refitting; of one adapter of several.
     best_step_ : int
         Step of the best validation score; 0 means the untouched model.
     best_epoch_ : float
@@ -211,6 +230,10 @@ class AdapterFinetuner(FrozenFinetuner):
             *TRAINING_CONSTRAINTS["validation_fraction"],
             StrOptions({"auto"}),
         ],
+        "n_iter_no_change": [
+            *TRAINING_CONSTRAINTS["n_iter_no_change"],
+            StrOptions({"auto"}),
+        ],
         "solver": [StrOptions({"adamw", "closed_form"})],
     }
 
@@ -239,7 +262,7 @@ class AdapterFinetuner(FrozenFinetuner):
         use_all_docs: bool = True,
         scoring: str = "ndcg@10",
         validation_fraction: float | str | None = "auto",
-        n_iter_no_change: int | None = 20,
+        n_iter_no_change: int | str | None = "auto",
         evaluation_steps: int = 0,
         refit: bool = True,
         warm_start: bool = False,
@@ -339,6 +362,27 @@ class AdapterFinetuner(FrozenFinetuner):
         types = [np.float64, np.float32, np.float16]
         return validate_data(self, X, dtype=types, reset=reset)
 
+    def _split(
+        self,
+        data: RetrievalData,
+        held_out: RetrievalData | None,
+        trainer: "Trainer[Any, Any]",
+        most: int,
+        trained: Ints | None,
+    ) -> list[Split] | None:
+        n_queries = len(data.answerable)
+        if (
+            held_out is None
+            and self.validation_fraction == "auto"
+            and self.refit  # of several adapters none is better than the others
+            and not self.warm_start
+            and not self.evaluation_steps
+            and _FEWEST <= n_queries <= min(_MOST, most)
+            and not isinstance(self.encoder, BaseFinetuner)  # which would be fitted
+        ):
+            return cross_fitted(data, _N_FOLDS, trainer.rng)
+        return super()._split(data, held_out, trainer, most, trained)
+
     def _open(
         self,
         rng: np.random.RandomState,
@@ -361,8 +405,8 @@ class AdapterFinetuner(FrozenFinetuner):
             starts = self._validated_weights or self.weights_, self.weights_
         return AdapterTrainer(self, self._open_encoder(), rng, starts)
 
-    def _keep_validated(self, state: Weights | None) -> bool:
-        self._validated_weights = state if self.warm_start else None
+    def _keep_validated(self, state: list[Weights] | None) -> bool:
+        self._validated_weights = state[0] if state and self.warm_start else None
         return self._validated_weights is not None
 
     def _sides(self) -> set[str]:
@@ -422,7 +466,7 @@ class AdapterFinetuner(FrozenFinetuner):
         if isinstance(adapter, str) or not weights:
             activation = (params or {}).get("activation", "relu")
             return apply_weights(weights, vectors, activation)
-        from skembft._adapter.trainer import apply_module
+        from skembft._adapter.run import apply_module
 
         return apply_module(adapter, params, weights, vectors)
 

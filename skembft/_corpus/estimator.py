@@ -36,6 +36,7 @@ from skembft._utils.types import (
     OwnDocuments,
     RandomState,
     Similarity,
+    Split,
     Vectors,
 )
 from skembft._utils.vectors import to_array
@@ -215,7 +216,7 @@ class CorpusFinetuner(FrozenFinetuner):
         trainer: Any,  # a CorpusTrainer; the base class says any trainer
         most: int,
         trained: Ints | None,
-    ) -> tuple[Ints, Ints] | None:
+    ) -> list[Split] | None:
         fraction = self.validation_fraction
         if held_out is not None or (fraction is None and self.gamma is not None):
             return None
@@ -226,7 +227,7 @@ class CorpusFinetuner(FrozenFinetuner):
             )
         split = hold_out_answered(data, fraction, trainer.rng, most)
         if split is not None or self.gamma is not None:
-            return split
+            return split and [split]
         split = hold_out(data, fraction, trainer.rng, most, refit=self.refit)
         if split is None:
             raise ValueError(
@@ -243,7 +244,7 @@ class CorpusFinetuner(FrozenFinetuner):
             stacklevel=4,
         )
         trainer.gammas = []
-        return split
+        return [split]
 
     def _open(
         self,

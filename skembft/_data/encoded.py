@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.types import Ints, Items, Role, Vectors
+from skembft._utils.types import Floats, Ints, Items, Role, Split, Vectors
 from skembft._utils.vectors import check_finite, check_same_width, to_array
 
 
@@ -46,6 +46,44 @@ class EncodedData:
         if self.queries is self.data.queries:  # vectors are what the data hold
             return EncodedData(data, data.vectors[0], self.documents)
         return EncodedData(data, self.queries[np.sort(queries)], self.documents)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Encoded data whose queries are held out once each, part by part.
+
+    Attributes
+    ----------
+    data : RetrievalData
+        The queries that are held out.
+    train, held_out : lists of EncodedData
+        The two sides of every split.
+    places : list of ndarrays
+        Of the queries of each part in `data`.
+    """
+
+    data: RetrievalData
+    train: list[EncodedData]
+    held_out: list[EncodedData]
+    places: list[Ints]
+
+    @classmethod
+    def of(cls, encoded: EncodedData, splits: list[Split]) -> Self:
+        queries = np.sort(np.concatenate([held_out for _, held_out in splits]))
+        return cls(
+            encoded.data.subset(queries),
+            [encoded.subset(train) for train, _ in splits],
+            [encoded.subset(held_out) for _, held_out in splits],
+            [np.searchsorted(queries, np.sort(held_out)) for _, held_out in splits],
+        )
+
+    def gather(self, values: list[dict[str, Floats]]) -> dict[str, Floats]:
+        """Metrics of the queries of `data` from those of each part."""
+        order = np.argsort(np.concatenate(self.places))
+        return {
+            name: np.concatenate([part[name] for part in values])[order]
+            for name in values[0]
+        }
 
 
 def encode(estimator: Any, items: Items, role: Role) -> Vectors:

@@ -52,6 +52,7 @@ from skembft._utils.types import (
     ItemKind,
     OwnDocuments,
     Similarity,
+    Split,
     Vectors,
 )
 from skembft._version import __version__
@@ -205,20 +206,19 @@ class BaseFinetuner(
             most = most_validated(trainer, data, pool)
             if held_out is not None:
                 held_out = sample_queries(held_out, most, rng)
-            split = self._split(data, held_out, trainer, most, trained)
+            splits = self._split(data, held_out, trainer, most, trained)
             tasks = trainer.tasks = EpochTasks(
                 self, X, y, trainer.epochs * (trainer.runs + self.refit)
             )
-            self._fit_encoder(
-                trainer, data, X, y, sample_weight, corpus, split and split[0]
-            )
+            training = splits[0][0] if splits else None
+            self._fit_encoder(trainer, data, X, y, sample_weight, corpus, training)
             train = everything = trainer.prepare(data)
             validation = None if held_out is None else trainer.prepare(held_out)
-            if split:
-                train, validation = (everything.subset(queries) for queries in split)
+            if splits:
+                train, validation = trainer.split(everything, splits)
             monitor = self._monitor(trainer, data, validation)
             state = validated = trainer.train(train, monitor, trainer.epochs)
-            if self.refit and split:
+            if self.refit and splits:
                 tasks.refitting = True  # with what was held out
                 if self._fit_encoder(trainer, data, X, y, sample_weight, corpus):
                     everything = trainer.prepare(data)
@@ -236,7 +236,7 @@ class BaseFinetuner(
                 _POOL: pool,
             }
             self._keep(trainer, state, monitor)
-            self._remember(data, split, validated, trained)
+            self._remember(data, splits, validated, trained)
             tasks.close()
         return self
 
@@ -253,7 +253,7 @@ class BaseFinetuner(
     def _remember(
         self,
         data: RetrievalData,
-        split: tuple[Ints, Ints] | None,
+        splits: list[Split] | None,
         validated: Any,
         trained: Ints | None,
     ) -> None:
@@ -261,9 +261,9 @@ class BaseFinetuner(
         if not hasattr(self, "warm_start"):
             return
         keys = query_keys(data.queries)
-        kept = self._keep_validated(validated if split and self.refit else None)
-        if split and (kept or not self.refit):
-            keys = keys[split[0]]
+        kept = self._keep_validated(validated if splits and self.refit else None)
+        if splits and (kept or not self.refit):
+            keys = keys[splits[0][0]]
         self._trained_queries = keys if trained is None else np.union1d(trained, keys)
 
     def _keep_validated(self, state: Any) -> bool:
@@ -394,12 +394,13 @@ class BaseFinetuner(
         trainer: Trainer[Any, Any],
         most: int,
         trained: Ints | None,
-    ) -> tuple[Ints, Ints] | None:
+    ) -> list[Split] | None:
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
         fraction, refit = self.validation_fraction, self.refit
-        return hold_out(data, fraction, trainer.rng, most, trained, refit=refit)
+        split = hold_out(data, fraction, trainer.rng, most, trained, refit=refit)
+        return split and [split]
 
     def _fit_encoder(
         self,

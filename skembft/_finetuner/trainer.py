@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.divergence import largest_weight
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.monitor import Monitor
-from skembft._utils.types import Floats, Ints, Metrics, Similarity, Vectors
+from skembft._utils.types import Floats, Metrics, Similarity, Split, Vectors
 from skembft.metrics._scoring import rank
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ class Prepared(Protocol):
 
     @property
     def data(self) -> RetrievalData: ...
-
-    def subset(self, queries: Ints) -> Self: ...
 
 
 # what interpolation="auto" keeps, by the p-value of the gain that must be smaller: the
@@ -80,7 +78,15 @@ class Trainer(ABC, Generic[P, S]):
 
     @abstractmethod
     def prepare(self, data: RetrievalData) -> P:
-        """Make of `RetrievalData` what is trained on; it has `data` and `subset`."""
+        """Make of `RetrievalData` what is trained on; it has `data`."""
+
+    def split(self, prepared: Any, splits: list[Split]) -> tuple[P, P]:
+        """What is trained on, and what is held out, of what `prepare` made.
+
+        Only a single split, but where a trainer takes more.
+        """
+        [(train, held_out)] = splits
+        return prepared.subset(train), prepared.subset(held_out)
 
     @abstractmethod
     def train(self, prepared: P, monitor: Monitor, epochs: float) -> S:
@@ -135,14 +141,23 @@ class GradientTrainer(Trainer[P, S]):
         """Vectors of the distinct queries and documents by the weights as they are."""
 
     def scores(self, prepared: P, metrics: Metrics) -> dict[str, Floats]:
-        queries, documents = self.vectors(prepared)
+        return self.ranked(prepared.data, *self.vectors(prepared), metrics)
+
+    def ranked(
+        self,
+        data: RetrievalData,
+        queries: Vectors,
+        documents: Vectors,
+        metrics: Metrics,
+    ) -> dict[str, Floats]:
+        """Metrics, {name: value of every query}, of vectors."""
         return rank(
             queries,
             documents,
-            prepared.data.relevance,
+            data.relevance,
             metrics,
             similarity=self.similarity,
-            exclude=prepared.data.excluded(self.settings.exclude_self),
+            exclude=data.excluded(self.settings.exclude_self),
         ).values
 
     @abstractmethod

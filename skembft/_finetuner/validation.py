@@ -9,7 +9,7 @@ import numpy as np
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import row_keys
 from skembft._finetuner.trainer import Trainer
-from skembft._utils.types import Ints, Items
+from skembft._utils.types import Ints, Items, Split
 
 # fewer queries tell too little, whatever they cost
 _FEWEST = 300
@@ -65,7 +65,7 @@ def hold_out(
     trained: Ints | None = None,
     *,
     refit: bool,
-) -> tuple[Ints, Ints] | None:
+) -> Split | None:
     """Split the distinct queries at random into training and validation.
 
     Only queries with a relevant document are held out, `most` at most; with fewer than
@@ -99,6 +99,21 @@ def hold_out(
             )
     validation = rng.permutation(candidates)[:size]
     return np.setdiff1d(np.arange(data.n_queries), validation), validation
+
+
+def cross_fitted(
+    data: RetrievalData, n_folds: int, rng: np.random.RandomState
+) -> list[Split]:
+    """Split the distinct queries: each with a relevant document is held out once.
+
+    Returns
+    -------
+    list of (train, validation)
+        ndarrays of query indices.
+    """
+    everything = np.arange(data.n_queries)
+    parts = np.array_split(rng.permutation(data.answerable), n_folds)
+    return [(np.setdiff1d(everything, part), part) for part in parts]
 
 
 def query_keys(queries: Items) -> Ints:

@@ -25,6 +25,8 @@ Vectors: TypeAlias = NDArray[np.floating]  # (n, d)
 Items: TypeAlias = Sequence[Any] | Vectors  # texts or ids, or a vector each
 Floats: TypeAlias = NDArray[np.floating]
 Ints: TypeAlias = NDArray[np.integer]
+# queries that train, and others that are held out
+Split: TypeAlias = tuple[Ints, Ints]
 Bools: TypeAlias = NDArray[np.bool_]
 MetricNames: TypeAlias = str | list[str] | tuple[str, ...]
 # of a name: the function of ranked grades, and its cut-off
