@@ -195,6 +195,7 @@ bench-defaults: $(VENV)/.test
 	$(PY) $(BENCH)/situations.py
 	$(PY) $(BENCH)/adapter_defaults.py
 	$(PY) $(BENCH)/stacking.py
+	$(PY) $(BENCH)/ways.py
 
 bench-finetune: $(VENV)/.test
 	$(PY) $(BENCH)/bench_finetune.py

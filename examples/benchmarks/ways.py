@@ -25,7 +25,6 @@ SETS = (
     "llamaindex-10k, all",
     "Cranfield, 180",
     "docstrings, 500, no corpus",
-    "NFCorpus, 100",
 )
 FOREIGN = ("cranfield", "docstrings")
 BATCH = {"batch_size": 32, "epochs": 4}
@@ -154,7 +153,7 @@ def draw(tables, path):
             )
         ax.axhline(0, color="grey", linewidth=0.8)
         ax.set(xscale="log", title=name, xlabel="seconds of a fit")
-    np.ravel(axes)[0].set_ylabel("gain in nDCG@10 over the untouched model")
+    np.ravel(axes)[0].set_ylabel("gain in nDCG@10")
     handles, labels = np.ravel(axes)[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
     fig.savefig(path)
