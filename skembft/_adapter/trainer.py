@@ -1,7 +1,9 @@
 """Training of adapters on cached embeddings. Imports torch: import it lazily."""
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -44,7 +46,6 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     validation, which have not seen the queries held out, and those for the refit.
     """
 
-    dim: int  # of the encoder's vectors
     in_folds = False
     adapters: list[AdapterRun]
 
@@ -79,9 +80,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
 
     def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents."""
-        encoded = EncodedData.of(data, self.encoder)
-        self.dim = encoded.queries.shape[1]
-        return encoded
+        return EncodedData.of(data, self.encoder)
 
     def split(
         self, prepared: EncodedData, splits: list[Split]
@@ -174,24 +173,24 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         adapters, first = self.adapters, self.adapters[0]
         for adapter in adapters:
             adapter.begin_descent()
-        epoch = 0
-        while not first.ended:
+        for epoch in range(math.ceil(first.epochs)):
             evaluated = (epoch + 1) % monitor.apart == 0
             self.tasks.begin()
             stop = False
-            # all adapters train to where an evaluation is due
-            for (step, at), *_ in zip(
-                *(adapter.epoch(epoch, evaluated) for adapter in adapters), strict=True
+            # all adapters train to where an evaluation is due; where weights draw the
+            # examples some end a few steps before others
+            for marks in zip_longest(
+                *(adapter.epoch(epoch, evaluated) for adapter in adapters)
             ):
+                step, at = next(mark for mark in marks if mark)
                 stop = monitor.update(step, at, self._take_loss())
                 if stop:
                     break
-            epoch += 1
             if self.tasks.end():
                 stop = True
-                if first.losses:
-                    monitor.update(first.step, epoch, self._take_loss())
-            if stop:
+                if any(adapter.losses for adapter in adapters):
+                    monitor.update(first.step, epoch + 1, self._take_loss())
+            if stop or all(adapter.ended for adapter in adapters):
                 break
 
     def _take_loss(self) -> np.floating:

@@ -230,3 +230,15 @@ def test_patience(rotated):
         one = AdapterFinetuner(None, validation_fraction=0.2, **options)
         one.fit(queries, documents)
     assert len(one.history_) == 1 + 20
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_draw_more_batches_for_one_adapter_than_for_another(rotated, seed):
+    """Which then ends some steps before it."""
+    queries, documents = (vectors[:90] for vectors in rotated)
+    weights = np.random.RandomState(seed).gamma(0.5, size=90)
+    options = {"loss": "triplet", "batch_size": 2, "epochs": 6, "random_state": seed}
+    adapter = AdapterFinetuner(None, n_iter_no_change=None, **options)
+    adapter.fit(queries, documents, weights)
+    assert adapter.n_iter_ > 6
+    assert len(adapter.history_) >= 6
