@@ -554,7 +554,7 @@ start = time.perf_counter()
 assert os.waitpid(fork(forever=False), 0)[1] == 0
 seconds = time.perf_counter() - start
 chance, seen = random.Random(0), []
-for _ in range(int(n_kills)):
+while len(seen) < int(n_kills) or (len(set(seen)) < 2 and len(seen) < 200):
     child = fork(forever=True)
     time.sleep(chance.uniform(0, 2 * seconds))
     os.kill(child, signal.SIGKILL)
