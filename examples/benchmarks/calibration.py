@@ -8,8 +8,9 @@ over it, whose losses move scores up or down. Nothing is timed.
 import warnings
 
 import numpy as np
+import torch
 from _common import make_parser, report, start, tell
-from _retrieval_sets import load_problems, make_encoder
+from _retrieval_sets import add_arguments, load_problems, make_encoder, run_all
 from sklearn.metrics import brier_score_loss
 from sklearn.model_selection import train_test_split
 
@@ -17,37 +18,33 @@ from skembft import AdapterFinetuner, PrecomputedEncoder
 from skembft.calibration import RelevanceCalibrator
 
 NAMES = ("docstrings", "llamaindex-10k", "nfcorpus")
-ADAPTERS = {
+RETRIEVERS = {
+    "untouched": None,
     "adapter": {},
     'adapter, loss="triplet"': {"loss": "triplet"},
     'adapter, loss="cosine_similarity"': {"loss": "cosine_similarity"},
 }
 OLD = 0.5  # the cut-off on cosines that was there before the fine-tuning
+COVERED = ("untouched", "adapter")
 COVERAGES = (0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def load(args, encoder, name):
-    """A data set, and an index of every retriever: {label: encoder}."""
+def load(args, name):
+    """A data set: unique test queries with their documents, and the problem."""
     problem = load_problems(args, name, seed=0)[0]
     X, y = problem.test
-    corpus = list(dict.fromkeys(problem.test_corpus))
-    retrievers = {"untouched": encoder}
-    for label, params in ADAPTERS.items():
-        adapter = AdapterFinetuner(encoder, random_state=0, **params)
-        retrievers[label] = adapter.fit(*problem.train, corpus=problem.corpus)
     X, first = np.unique(np.array(X, dtype=object), return_index=True)
-    y = [answers(y[i]) for i in first]
-    return (
-        X.tolist(),
-        y,
-        corpus,
-        {
-            label: PrecomputedEncoder(
-                (X, retriever.transform(X)),
-                (corpus, retriever.transform_documents(corpus)),
-            )
-            for label, retriever in retrievers.items()
-        },
+    return X.tolist(), [answers(y[i]) for i in first], problem
+
+
+def make_index(encoder, label, X, corpus, problem):
+    """The vectors of a retriever, kept."""
+    retriever = encoder
+    if RETRIEVERS[label] is not None:
+        retriever = AdapterFinetuner(encoder, random_state=0, **RETRIEVERS[label])
+        retriever.fit(*problem.train, corpus=problem.corpus)
+    return PrecomputedEncoder(
+        (X, retriever.transform(X)), (corpus, retriever.transform_documents(corpus))
     )
 
 
@@ -141,58 +138,65 @@ def covering(index, calibrate, test, corpus, coverage, method, k):
     return right.any(axis=1), ~((indices >= 0) & ~right).any(axis=1)
 
 
-def main():
+def run(args, cache_dir, name, label):
+    """Rows of the three tables for one retriever on one data set."""
     warnings.simplefilter("ignore", UserWarning)  # an adapter may not help
-    parser = make_parser(__doc__)
-    parser.add_argument("--splits", type=int, default=20)
-    parser.add_argument("--k", type=int, default=50, help="of the last two tables")
-    parser.add_argument("--cache-dir", help="keep the encoded texts here")
-    args = start(parser)
-    encoder = make_encoder(args.cache_dir)
-    calibrated, cut, covered = [], [], []
-    for name in NAMES:
-        X, y, corpus, indexes = load(args, encoder, name)
-        splits = [halves(X, y, seed) for seed in range(args.splits)]
-        for label, index in indexes.items():
-            which = {"data": name, "retriever": label}
-            rows = [errors(index, *split, corpus) for split in splits]
-            calibrated.append(which | means(rows))
-            tell(calibrated[-1])
-            rows = []
-            for calibrate, test in splits:
-                scores, right = search(indexes["untouched"], *calibrate, corpus, args.k)
-                recall = (right & (scores >= OLD)).sum() / n_relevant(calibrate[1])
-                rows.append(passing(index, calibrate, test, corpus, recall, args.k))
-            cut.append(which | means(rows))
-            tell(cut[-1])
-        for coverage in COVERAGES:
-            covered += coverage_rows(name, indexes, splits, corpus, coverage, args.k)
-    report(args, "Errors of probabilities, 10 best documents", calibrated)
-    report(args, "Documents a query that pass", cut, k=args.k)
-    report(args, "Coverage", covered, splits=args.splits, k=args.k)
-
-
-def coverage_rows(name, indexes, splits, corpus, coverage, k):
+    torch.set_num_threads(1)
+    encoder = make_encoder(cache_dir)
+    X, y, problem = load(args, name)
+    corpus = list(dict.fromkeys(problem.test_corpus))
+    index = make_index(encoder, label, X, corpus, problem)
+    untouched = make_index(encoder, "untouched", X, corpus, problem)
+    splits = [halves(X, y, seed) for seed in range(args.seeds)]
+    which = {"data": name, "retriever": label}
+    calibrated = which | means([errors(index, *split, corpus) for split in splits])
+    tell(calibrated)
     rows = []
-    for label in ("untouched", "adapter"):
-        row = {"data": name, "retriever": label, "asked": coverage}
-        for method in ("sigmoid", "isotonic"):
-            found = [
-                covering(indexes[label], *split, corpus, coverage, method, k)
-                for split in splits
-            ]
-            if None in found:
-                break
-            of_split = [passes.mean() for passes, _ in found]
-            row[f"measured, {method}"] = f"{np.mean(of_split):.3f}"
-            if method == "sigmoid":
-                row["one split"] = f"± {np.std(of_split):.3f}"
-            nothing = np.mean([none.mean() for _, none in found])
-            row[f"answer taken away: nothing passes, {method}"] = f"{nothing:.3f}"
-        else:
-            rows.append(row)
+    for calibrate, test in splits:
+        scores, right = search(untouched, *calibrate, corpus, args.k)
+        recall = (right & (scores >= OLD)).sum() / n_relevant(calibrate[1])
+        rows.append(passing(index, calibrate, test, corpus, recall, args.k))
+    cut = which | means(rows)
+    tell(cut)
+    covered = []
+    if label in COVERED:
+        for coverage in COVERAGES:
+            row = coverage_row(index, splits, corpus, coverage, args.k)
+            covered += [which | row] * bool(row)
             tell(row)
-    return rows
+    return calibrated, cut, covered
+
+
+def coverage_row(index, splits, corpus, coverage, k):
+    """Empty where a coverage cannot be had."""
+    row = {"asked": coverage}
+    for method in ("sigmoid", "isotonic"):
+        found = [
+            covering(index, *split, corpus, coverage, method, k) for split in splits
+        ]
+        if None in found:
+            return {}
+        of_split = [passes.mean() for passes, _ in found]
+        row[f"measured, {method}"] = f"{np.mean(of_split):.3f}"
+        if method == "sigmoid":
+            row["one split"] = f"± {np.std(of_split):.3f}"
+        nothing = np.mean([none.mean() for _, none in found])
+        row[f"answer taken away: nothing passes, {method}"] = f"{nothing:.3f}"
+    return row
+
+
+def main():
+    parser = make_parser(__doc__)
+    add_arguments(parser)
+    parser.set_defaults(seeds=20)
+    parser.add_argument("--k", type=int, default=50, help="of the last two tables")
+    args = start(parser)
+    tasks = [(name, label) for name in NAMES for label in RETRIEVERS]
+    tables = list(zip(*run_all(args, run, tasks), strict=True))
+    report(args, "Errors of probabilities, 10 best documents", tables[0])
+    report(args, "Documents a query that pass", tables[1], k=args.k)
+    covered = [row for rows in tables[2] for row in rows]
+    report(args, "Coverage", covered, splits=args.seeds, k=args.k)
 
 
 def means(rows):
