@@ -13,9 +13,8 @@ from skembft._data.encoded import encode
 from skembft._data.relevance import LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
-from skembft._finetuner.base import TRAINING_CONSTRAINTS, BaseFinetuner
+from skembft._finetuner.base import TRAINING_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
-from skembft._finetuner.validation import cross_fitted
 from skembft._losses.params import check_vector_loss
 from skembft._losses.table import LOSSES, VECTOR_LOSSES, LossSpec, find_loss
 from skembft._saving.export import Exporter
@@ -24,11 +23,9 @@ from skembft._saving.state import Parts, State
 from skembft._utils.estimators import tag_text_input
 from skembft._utils.types import (
     Data,
-    Ints,
     OwnDocuments,
     Params,
     RandomState,
-    Split,
     Vectors,
 )
 from skembft._utils.vectors import read_vectors
@@ -36,12 +33,6 @@ from skembft.metrics._scoring import item_kind, read_data
 
 if TYPE_CHECKING:
     from skembft._adapter.trainer import AdapterTrainer
-    from skembft._finetuner.trainer import Trainer
-
-# queries of which each is held out once, by validation_fraction="auto", and in how
-# many parts: see "Situations" in docs/benchmarks.md
-_FEWEST, _MOST = 20, 1_000
-_N_FOLDS = 5
 
 
 @saved_by_name
@@ -362,26 +353,8 @@ class AdapterFinetuner(FrozenFinetuner):
         types = [np.float64, np.float32, np.float16]
         return validate_data(self, X, dtype=types, reset=reset)
 
-    def _split(
-        self,
-        data: RetrievalData,
-        held_out: RetrievalData | None,
-        trainer: "Trainer[Any, Any]",
-        most: int,
-        trained: Ints | None,
-    ) -> list[Split] | None:
-        n_queries = len(data.answerable)
-        if (
-            held_out is None
-            and self.validation_fraction == "auto"
-            and self.refit  # of several adapters none is better than the others
-            and not self.warm_start
-            and not self.evaluation_steps
-            and _FEWEST <= n_queries <= min(_MOST, most)
-            and not isinstance(self.encoder, BaseFinetuner)  # which would be fitted
-        ):
-            return cross_fitted(data, _N_FOLDS, trainer.rng)
-        return super()._split(data, held_out, trainer, most, trained)
+    def _in_folds(self) -> bool:
+        return super()._in_folds() and not self.warm_start and not self.evaluation_steps
 
     def _open(
         self,

@@ -13,7 +13,6 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skembft._corpus.held_out import FEWEST, hold_out_answered
 from skembft._corpus.trainer import (
     CorpusTrainer,
     positions,
@@ -24,7 +23,6 @@ from skembft._data.items import check_items
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import FINETUNER_CONSTRAINTS
 from skembft._finetuner.frozen import FrozenFinetuner
-from skembft._finetuner.validation import hold_out
 from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import ARRAYS, Parts, State
@@ -43,6 +41,17 @@ from skembft._utils.vectors import to_array
 from skembft.metrics._scoring import item_kind, read_data
 
 _DOCUMENTS = "documents.json"  # in a saved directory
+_FEWEST = 10  # held-out queries that can tell what moving their documents brings
+
+
+def _count_moved(data: RetrievalData, splits: list[Split]) -> int:
+    """Count held-out queries of which a document is moved by those in training."""
+    positive = data.judged.positive
+    moved = 0
+    for train, held_out in splits:
+        asked = np.bincount(positive[train].indices, minlength=positive.shape[1]) > 0
+        moved += int(np.count_nonzero(positive[held_out] @ asked))
+    return moved
 
 
 @saved_by_name
@@ -75,11 +84,14 @@ class CorpusFinetuner(FrozenFinetuner):
         queries; of equal scores the smallest wins.
     scoring : str, default="ndcg@10"
         Metric of `score` and of validation.
-    validation_fraction : float or None, default=0.1
-        Share of the distinct queries held out, at random among those whose documents
-        other queries move: only they can tell a gamma. Where fewer than ten can, the
-        vectors stay as they are, with a warning; a given `gamma` is then not
-        validated. `X_val` in `fit` wins over it.
+    validation_fraction : float, "auto" or None, default="auto"
+        Share of the distinct queries held out at random. "auto" holds out each of 20 to
+        1,000 queries once, in five parts, where documents are moved by the others; of
+        more a tenth, and at least 300, and the same for an `encoder` that is fitted
+        first, where it is half of fewer than 600. Only queries
+        whose documents other queries move can tell what moving brings: where fewer
+        than ten of those held out are such, the vectors stay as they are, with a
+        warning, and a given `gamma` is not validated. `X_val` in `fit` wins over it.
     refit : bool, default=True
         Move documents again by the `gamma` that validation chose, with all queries,
         those of `validation_fraction` included.
@@ -150,6 +162,10 @@ class CorpusFinetuner(FrozenFinetuner):
     _parameter_constraints: dict = {
         **FINETUNER_CONSTRAINTS,
         "encoder": "no_validation",
+        "validation_fraction": [
+            *FINETUNER_CONSTRAINTS["validation_fraction"],
+            StrOptions({"auto"}),
+        ],
         "method": [StrOptions({"nudge_n", "nudge_m"})],
         "gamma": [Interval(Real, 0, None, closed="left"), None],
     }
@@ -166,7 +182,7 @@ class CorpusFinetuner(FrozenFinetuner):
         method: str = "nudge_n",
         gamma: float | None = None,
         scoring: str = "ndcg@10",
-        validation_fraction: float | None = 0.1,
+        validation_fraction: float | str | None = "auto",
         refit: bool = True,
         exclude_self: OwnDocuments = False,
         random_state: RandomState = None,
@@ -217,19 +233,17 @@ class CorpusFinetuner(FrozenFinetuner):
         most: int,
         trained: Ints | None,
     ) -> list[Split] | None:
-        fraction = self.validation_fraction
-        if held_out is not None or (fraction is None and self.gamma is not None):
-            return None
-        if fraction is None:
+        if held_out is None and self.validation_fraction is None and self.gamma is None:
             raise InvalidParameterError(
                 "gamma=None is chosen on held-out queries, and validation_fraction="
                 "None holds none out: pass a gamma, a validation_fraction, or X_val."
             )
-        split = hold_out_answered(data, fraction, trainer.rng, most)
-        if split is not None or self.gamma is not None:
-            return split and [split]
-        split = hold_out(data, fraction, trainer.rng, most, refit=self.refit)
-        if split is None:
+        splits = super()._split(data, held_out, trainer, most, trained)
+        if held_out is not None or (splits and _count_moved(data, splits) >= _FEWEST):
+            return splits
+        if self.gamma is not None:
+            return None
+        if splits is None:
             raise ValueError(
                 "gamma=None is chosen on held-out queries, and a single query that "
                 "has a relevant document cannot be held out: pass a gamma, or X_val."
@@ -237,14 +251,14 @@ class CorpusFinetuner(FrozenFinetuner):
         warnings.warn(
             "The vectors of documents stay as they are: which gamma is best is told "
             "by held-out queries whose documents other queries move, and of the "
-            f"{len(data.answerable)} queries fewer than {FEWEST} can be held out so. "
+            f"{len(data.answerable)} queries fewer than {_FEWEST} were held out so. "
             "Pass X_val, with other queries for the documents of X, or a gamma; 0.02 "
             "is a small one.",
             UserWarning,
             stacklevel=4,
         )
         trainer.gammas = []
-        return [split]
+        return splits
 
     def _open(
         self,

@@ -1,14 +1,13 @@
 """The trainer of a `CorpusFinetuner`: every step size in question is tried."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from skembft._corpus.gammas import score_gammas
 from skembft._corpus.nudge import Moves, find_moves
-from skembft._data.encoded import EncodedData
+from skembft._data.encoded import EncodedData, Folds, split_encoded
 from skembft._data.retrieval_data import RetrievalData
-from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
 from skembft._utils.types import (
@@ -18,6 +17,7 @@ from skembft._utils.types import (
     Metrics,
     OwnDocuments,
     Similarity,
+    Split,
     Vectors,
 )
 from skembft._utils.vectors import to_array, unit_rows
@@ -29,16 +29,24 @@ _GAMMAS = {
 }
 
 
+# The p-value below which documents are moved: where they are not, nothing is lost, and
+# an index stays as it is; see "How far documents move" in docs/benchmarks.md.
+_LEVEL = 0.1
+
+_Prepared: TypeAlias = EncodedData | Folds
+
+
 class _Settings(Protocol):
     method: str
     gamma: float | None
     exclude_self: OwnDocuments
 
 
-class CorpusTrainer(Trainer[EncodedData, float]):
+class CorpusTrainer(Trainer[_Prepared, float]):
     """Moves the documents of a `CorpusFinetuner`, by every gamma in question.
 
-    A state is a gamma; where documents go is known before any is tried.
+    A state is a gamma; where documents go is known before any is tried. With `Folds`
+    they go elsewhere for every part of the queries: where the others ask them to.
     """
 
     # the closed form sees the data once, and each gamma is tried
@@ -47,7 +55,7 @@ class CorpusTrainer(Trainer[EncodedData, float]):
     settings: _Settings
     documents: Items
     dim: int
-    moves: Moves
+    moves: list[Moves]  # of every fold
     gamma: float  # the present one
     # of every gamma, once they have been asked for
     _scores: dict[float, dict[str, Floats]] | None
@@ -69,16 +77,25 @@ class CorpusTrainer(Trainer[EncodedData, float]):
         )
         return EncodedData(data, queries, documents)
 
-    def train(self, encoded: EncodedData, monitor: Monitor, epochs: float) -> float:
+    def split(
+        self, prepared: EncodedData, splits: list[Split]
+    ) -> tuple[_Prepared, _Prepared]:
+        return split_encoded(prepared, splits)
+
+    def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> float:
         """Try every gamma; return the one that the monitor chose."""
-        self.documents, self.dim = encoded.data.documents, encoded.queries.shape[1]
-        self.moves = find_moves(
-            encoded.queries,
-            encoded.documents,
-            encoded.data.judged.positive,
-            self.settings.method,
-            encoded.data.weights,
-        )
+        parts = prepared.train if isinstance(prepared, Folds) else [prepared]
+        self.documents, self.dim = parts[0].data.documents, parts[0].queries.shape[1]
+        self.moves = [
+            find_moves(
+                part.queries,
+                part.documents,
+                part.data.judged.positive,
+                self.settings.method,
+                part.data.weights,
+            )
+            for part in parts
+        ]
         self.gamma, self._scores = 0.0, None
         monitor.start(gamma=0.0)
         self.tasks.begin()
@@ -86,39 +103,57 @@ class CorpusTrainer(Trainer[EncodedData, float]):
             self.gamma = gamma
             monitor.update(step, 1.0, None, gamma=gamma)
         if self.gammas:  # otherwise none could be chosen, which has been told
-            monitor.finish(monitor.chance.p_value < LEVEL)
+            monitor.finish(monitor.chance.p_value < _LEVEL)
         self.gammas = [monitor.best_state]  # of a refit
         self.tasks.end()
         return monitor.best_state
 
-    def scores(self, validation: EncodedData, metrics: Metrics) -> dict[str, Floats]:
+    def scores(self, validation: _Prepared, metrics: Metrics) -> dict[str, Floats]:
         """Metrics at the present gamma; all of them are computed together, once."""
         if self._scores is None:
-            names = [self.documents[i] for i in self.moves.index]
-            place = positions(names, validation.data.documents)
-            # in the order of the validation data, so that their ranks need less sorting
-            rows = np.argsort(place)[np.count_nonzero(place < 0) :]
             gammas = [0.0, *self.gammas]
-            scores = score_gammas(
-                self.moves.take(rows, place[rows]),
-                gammas,
-                validation.queries,
-                validation.documents,
-                validation.data.judged,
-                metrics,
-                exclude=validation.data.excluded(self.settings.exclude_self),
-            )
+            if isinstance(validation, Folds):
+                parts = [
+                    self._score_all(moves, gammas, part, metrics)
+                    for moves, part in zip(self.moves, validation.held_out, strict=True)
+                ]
+                scores = [
+                    validation.gather(list(some)) for some in zip(*parts, strict=True)
+                ]
+            else:
+                scores = self._score_all(self.moves[0], gammas, validation, metrics)
             self._scores = dict(zip(gammas, scores, strict=True))
         return self._scores[self.gamma]
+
+    def _score_all(
+        self, moves: Moves, gammas: list[float], held_out: EncodedData, metrics: Metrics
+    ) -> list[dict[str, Floats]]:
+        """Metrics of every held-out query at every gamma."""
+        names = [self.documents[i] for i in moves.index]
+        place = positions(names, held_out.data.documents)
+        # in the order of the held-out data, so that their ranks need less sorting
+        rows = np.argsort(place)[np.count_nonzero(place < 0) :]
+        return score_gammas(
+            moves.take(rows, place[rows]),
+            gammas,
+            held_out.queries,
+            held_out.documents,
+            held_out.data.judged,
+            metrics,
+            exclude=held_out.data.excluded(self.settings.exclude_self),
+        )
 
     def snapshot(self) -> float:
         return self.gamma
 
     def attributes(self, state: float | None = None) -> dict[str, Any]:
-        """The fitted attributes at a gamma, by default the present one."""
-        gamma = self.gamma if state is None else state
-        index = self.moves.index if gamma > 0 else self.moves.index[:0]
-        vectors = self.moves.vectors(gamma)[: len(index)]
+        """The fitted attributes at a gamma, by default the present one.
+
+        Of several folds, those of the first.
+        """
+        gamma, moves = self.gamma if state is None else state, self.moves[0]
+        index = moves.index if gamma > 0 else moves.index[:0]
+        vectors = moves.vectors(gamma)[: len(index)]
         return {
             "moved_documents_": [self.documents[i] for i in index],
             "moved_vectors_": vectors,
