@@ -194,6 +194,8 @@ bench-adapters: $(VENV)/.test $(PEERS)/.done
 bench-defaults: $(VENV)/.test
 	$(PY) $(BENCH)/situations.py
 	$(PY) $(BENCH)/adapter_defaults.py
+	$(PY) $(BENCH)/gammas.py
+	$(PY) $(BENCH)/no_labels.py
 	$(PY) $(BENCH)/stacking.py
 	$(PY) $(BENCH)/ways.py
 

@@ -31,7 +31,7 @@ NOISE = (
 )
 
 
-def _rows(data):
+def rows_of(data):
     """(query, {document: grade}) of every query."""
     rows = []
     for query, relevant in zip(data.queries, data.relevant, strict=True):
@@ -42,7 +42,7 @@ def _rows(data):
     return rows
 
 
-def _problem(name, train, test, corpus, test_corpus=None, given=True):
+def make_problem(name, train, test, corpus, test_corpus=None, given=True):
     X, y = zip(*train, strict=True)
     return Problem(
         name,
@@ -66,7 +66,7 @@ def _unseen(name, train, test, corpus, rng):
     parts = [
         within(rows, half) for rows, half in zip((train, test), halves, strict=True)
     ]
-    return _problem(name, *parts, *halves)
+    return make_problem(name, *parts, *halves)
 
 
 def situations(args, seed):
@@ -78,44 +78,46 @@ def situations(args, seed):
 
     folder = data_folder(args, "nfcorpus")
     data = load_beir(folder, "train")
-    train, test = shuffled(_rows(data)), _rows(load_beir(folder, "test"))
+    train, test = shuffled(rows_of(data)), rows_of(load_beir(folder, "test"))
     for n in (30, 100, 300, 1000):
-        yield _problem(f"NFCorpus, {n}", train[:n], test, data.corpus)
-    yield _problem("NFCorpus, all", train, test, data.corpus)
+        yield make_problem(f"NFCorpus, {n}", train[:n], test, data.corpus)
+    yield make_problem("NFCorpus, all", train, test, data.corpus)
     name = "NFCorpus, 300, no corpus"
-    yield _problem(name, train[:300], test, data.corpus, given=False)
+    yield make_problem(name, train[:300], test, data.corpus, given=False)
     yield _unseen("NFCorpus, unseen documents", train, test, data.corpus, rng)
 
     data = load_beir(data_folder(args, "cranfield"), "test")
-    rows = shuffled(_rows(data))
-    yield _problem("Cranfield, 180", rows[:180], rows[180:], data.corpus)
-    yield _problem("Cranfield, 50", rows[:50], rows[95:], data.corpus)
+    rows = shuffled(rows_of(data))
+    yield make_problem("Cranfield, 180", rows[:180], rows[180:], data.corpus)
+    yield make_problem("Cranfield, 50", rows[:50], rows[95:], data.corpus)
     yield _unseen(
         "Cranfield, unseen documents", rows[:120], rows[120:], data.corpus, rng
     )
 
     first, second = load_ten_k(args)
-    rows, others = shuffled(_rows(first)), _rows(second)
+    rows, others = shuffled(rows_of(first)), rows_of(second)
     for n in (20, 40, 150, None):
         name = f"llamaindex-10k, {n or 'all'}"
-        yield _problem(name, rows[:n], others, first.corpus, second.corpus)
+        yield make_problem(name, rows[:n], others, first.corpus, second.corpus)
     corpus = [*first.corpus, *second.corpus]
     rows = shuffled([*rows, *others])
     half = len(rows) // 2
     for n in (150, half):
         name = f"llamaindex-10k, {n}, seen documents"
-        yield _problem(name, rows[:n], rows[half:], corpus)
+        yield make_problem(name, rows[:n], rows[half:], corpus)
 
     data = load_docstrings()
     queries = sorted(set(data.queries))
     test = {queries[i] for i in rng.permutation(len(queries))[: len(queries) // 4]}
-    rows = shuffled(_rows(data))
+    rows = shuffled(rows_of(data))
     train = [row for row in rows if row[0] not in test]
     held_out = [row for row in rows if row[0] in test]
     for n in (40, 200, None):
-        yield _problem(f"docstrings, {n or 'all'}", train[:n], held_out, data.corpus)
+        yield make_problem(
+            f"docstrings, {n or 'all'}", train[:n], held_out, data.corpus
+        )
     name = "docstrings, 500, no corpus"
-    yield _problem(name, train[:500], held_out, data.corpus, given=False)
+    yield make_problem(name, train[:500], held_out, data.corpus, given=False)
 
 
 def gain_of(problem, encoder, params, seed):
