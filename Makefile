@@ -54,7 +54,7 @@ help:
 	@echo "make bench-scoring"
 	@echo "                scoring against a plain matmul, and the statistics, 15 minutes"
 	@echo "make bench-calibration SKEMBFT_DATA=DIR"
-	@echo "                probabilities and thresholds on other queries, half an hour"
+	@echo "                probabilities and thresholds on other queries, 20 minutes"
 	@echo "make bench-scale"
 	@echo "                growth of time and memory up to a million rows, 15 minutes"
 	@echo "make models     which kinds of models work, tried one by one, five minutes"

@@ -155,7 +155,6 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
                     torch.manual_seed(adapter.rng.randint(2**31 - 1))
                 adapter.make_layers(self.start)
             self.begin()
-            self.base_state = [adapter.base_state for adapter in adapters]
             if not monitor.history:
                 monitor.start()
             if self.settings.solver == "closed_form":

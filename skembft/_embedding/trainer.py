@@ -90,6 +90,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         Of the vectors of documents, where these keep the untouched model's.
     """
 
+    base_state: State  # from which training began
     text_cost = 2_000  # of a small model; of a larger one more in both costs
     pair_cost = 2 * 3 * text_cost  # two texts, forward and backward
 

@@ -128,7 +128,6 @@ class GradientTrainer(Trainer[P, S]):
 
     similarity: Similarity = "cosine"  # by which an evaluation ranks
     largest_at_start = 0.0
-    base_state: S  # from which training began
     # how far from there to the trained weights what is kept lies
     share = 1.0
 
@@ -166,7 +165,7 @@ class GradientTrainer(Trainer[P, S]):
 
     @abstractmethod
     def blend(self, state: S, share: float) -> S:
-        """The state that lies so far on the line from `base_state` to another one."""
+        """The state that lies so far on the line from the untouched one to another."""
 
     def conclude(self, monitor: Monitor) -> S:
         """Return what is kept, which with interpolation is a blend.
