@@ -86,9 +86,9 @@ class CorpusFinetuner(FrozenFinetuner):
         Metric of `score` and of validation.
     validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random. "auto" holds out each of 20 to
-        1,000 queries once, in five parts, where documents are moved by the others; of
-        more a tenth, and at least 300, and the same for an `encoder` that is fitted
-        first, where it is half of fewer than 600. Only queries
+        10,000 queries once, in five parts, where documents are moved by the others; of
+        more a tenth. An `encoder` that is fitted first is not fitted five times: of
+        its queries a tenth is held out, but at least 300 or half of them. Only queries
         whose documents other queries move can tell what moving brings: where fewer
         than ten of those held out are such, the vectors stay as they are, with a
         warning, and a given `gamma` is not validated. `X_val` in `fit` wins over it.
@@ -158,6 +158,7 @@ class CorpusFinetuner(FrozenFinetuner):
     """
 
     _history_metrics = ()  # all of them would take several times as long
+    _most_in_folds = 10_000  # nothing is trained
     _advice = "More training queries, or another encoder, may help."
     _parameter_constraints: dict = {
         **FINETUNER_CONSTRAINTS,

@@ -25,10 +25,9 @@ from skembft.encoders._sentence import SentenceEncoder
 from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._scoring import item_kind
 
-# queries of which each is held out once, by validation_fraction="auto", and in how
-# many parts: see "Situations" in docs/benchmarks.md
-_FEWEST, _MOST = 20, 1_000
-_N_FOLDS = 5
+# queries of which each is held out once, by validation_fraction="auto", at least, and
+# in how many parts: see "Situations" in docs/benchmarks.md
+_FEWEST, _N_FOLDS = 20, 5
 
 
 class FrozenFinetuner(BaseFinetuner):
@@ -39,6 +38,7 @@ class FrozenFinetuner(BaseFinetuner):
     """
 
     _encoder_checked = True  # not after unpickling
+    _most_in_folds = 1_000  # queries of which "auto" holds out each once
 
     encoder: Any  # in any form that `_check_encoder` lets pass
     encoder_: Any
@@ -104,8 +104,12 @@ class FrozenFinetuner(BaseFinetuner):
         most: int,
         trained: Ints | None,
     ) -> list[Split] | None:
-        few = _FEWEST <= len(data.answerable) <= min(_MOST, most)
-        if held_out is None and few and self._in_folds():
+        n_queries, most_in_folds = len(data.answerable), min(self._most_in_folds, most)
+        if (
+            held_out is None
+            and self._in_folds()
+            and _FEWEST <= n_queries <= most_in_folds
+        ):
             return cross_fitted(data, _N_FOLDS, trainer.rng)
         return super()._split(data, held_out, trainer, most, trained)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import skembft._corpus.gammas as gammas_module
+import skembft._corpus.trainer as trainer_module
 import skembft._finetuner.frozen as frozen_module
 from skembft import CorpusFinetuner, PrecomputedEncoder
 from skembft._finetuner.validation import cross_fitted
@@ -305,6 +306,30 @@ def test_each_query_is_held_out_once(toy, method, metric, monkeypatch):
             score = scorer(alone, *test, sample_weight=weights[inside])
             sums += weights[inside].sum() * np.array([score, 1])
         assert entry[metric] == pytest.approx(sums[0] / sums[1], abs=1e-9)
+
+
+@quiet
+@pytest.mark.parametrize(
+    ("options", "n_held_out"),
+    [
+        ({}, 100),
+        ({"refit": False}, 50),  # half, as 300 are wanted
+        ({"validation_fraction": 0.3}, 30),
+    ],
+    ids=str,
+)
+def test_how_many_are_held_out(toy, options, n_held_out, monkeypatch):
+    sizes = []
+    score_gammas = trainer_module.score_gammas
+
+    def counted(moves, gammas, queries, *args, **kwargs):
+        sizes.append(len(queries))
+        return score_gammas(moves, gammas, queries, *args, **kwargs)
+
+    monkeypatch.setattr(trainer_module, "score_gammas", counted)
+    X, y = list(toy.queries[:100]), list(toy.relevant[:100])
+    CorpusFinetuner(toy.encoder, random_state=0, **options).fit(X, y)
+    assert sum(sizes) == n_held_out * len(set(X)) // 100
 
 
 @quiet

@@ -163,7 +163,7 @@ def test_few_queries_are_not_divided(rotated, runs, n_queries, n_adapters):
 
 
 def test_many_queries_hold_out_a_tenth(rotated, runs, monkeypatch):
-    monkeypatch.setattr("skembft._adapter.estimator._MOST", 239)
+    monkeypatch.setattr(AdapterFinetuner, "_most_in_folds", 239)
     AdapterFinetuner(None, negatives="batch", **QUICK).fit(*rotated)
     assert n_trained(runs)[0] == 120  # half, as 300 are wanted
 
