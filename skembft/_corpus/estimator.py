@@ -87,11 +87,12 @@ class CorpusFinetuner(FrozenFinetuner):
     validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random. "auto" holds out each of 20 to
         10,000 queries once, in five parts, where documents are moved by the others; of
-        more a tenth. An `encoder` that is fitted first is not fitted five times: of
-        its queries a tenth is held out, but at least 300 or half of them. Only queries
-        whose documents other queries move can tell what moving brings: where fewer
-        than ten of those held out are such, the vectors stay as they are, with a
-        warning, and a given `gamma` is not validated. `X_val` in `fit` wins over it.
+        more a tenth. Where that cannot be (no `refit`, an `encoder` that is fitted
+        first) it is a tenth, and with `refit` at least 300 queries or half of them.
+        Only queries whose documents other queries move can tell what moving brings:
+        where fewer than ten of those held out are such, the vectors stay as they are,
+        with a warning, and a given `gamma` is not validated. `X_val` in `fit` wins
+        over it.
     refit : bool, default=True
         Move documents again by the `gamma` that validation chose, with all queries,
         those of `validation_fraction` included.

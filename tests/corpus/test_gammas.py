@@ -313,7 +313,7 @@ def test_each_query_is_held_out_once(toy, method, metric, monkeypatch):
     ("options", "n_held_out"),
     [
         ({}, 100),
-        ({"refit": False}, 50),  # half, as 300 are wanted
+        ({"refit": False}, 10),
         ({"validation_fraction": 0.3}, 30),
     ],
     ids=str,
