@@ -67,7 +67,7 @@ def compare(args, data, method):
         row["test nDCG@10"] = score(finetuner, *test)
     difference = np.abs(given.transform_documents(data.corpus) - moved).max()
     rows[1]["largest difference"] = float(difference)
-    # as users call it: γ by a tenth of the training queries, then all of them
+    # as users call it: γ by the training queries, each held out once, then all of them
     scores = [score(fit({}, random_state=seed)[1], *test) for seed in range(N_SEEDS)]
     row = {"": f"{method}, defaults", "test nDCG@10": statistics.median(scores)}
     rows.append({**row, "lowest": min(scores), "highest": max(scores)})
