@@ -1,11 +1,15 @@
 """Sphinx builds the guide, whose pages GitHub shows as they are, and the reference."""
 
 import re
+import sys
+from pathlib import Path
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 
 from skembft import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))  # of gallery_order
 
 project = "skembft"
 author = copyright = "The skembft developers"
@@ -41,7 +45,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "auto_examples",
     "backreferences_dir": "auto_examples/backreferences",
     "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "gallery_order.ReadingOrder",
     "abort_on_example_error": True,
     "parallel": 2,
     "show_signature": False,
