@@ -15,8 +15,8 @@ from collections import Counter
 import numpy as np
 import torch
 from _common import data_folder, load_ten_k, make_parser, report, start
-from _retrieval_sets import NAMES, Problem, add_arguments, make_encoder, run_all
-from situations import NOISE, make_problem, rows_of, situations
+from _retrieval_sets import NAMES, add_arguments, make_encoder, run_all
+from situations import make_problem, rows_of, situations, summary_rows, with_noise
 
 from skembft import CorpusFinetuner
 from skembft.datasets import load_beir, load_docstrings
@@ -56,15 +56,7 @@ def run(args, cache_dir, problem, seed):
     warnings.simplefilter("ignore", UserWarning)  # moving may not help
     torch.set_num_threads(1)
     encoder = make_encoder(cache_dir)
-    problems = [problem]
-    if problem.name in NOISE:
-        X, y = problem.train
-        order = np.random.RandomState(seed).permutation(len(y))
-        pairs = X, [y[i] for i in order]
-        pools = problem.corpus, problem.test_corpus
-        name = f"{problem.name}, noise"
-        problems.append(Problem(name, pairs, problem.test, *pools))
-    return [(p.name, gains(p, encoder, seed)) for p in problems]
+    return [(p.name, gains(p, encoder, seed)) for p in with_noise(problem, seed)]
 
 
 def gains(problem, encoder, seed):
@@ -114,18 +106,10 @@ def main():
         for problem in of_seed(args, seed)
     ]
     results = run_all(args, run, tasks)
-    table = {}
-    for result in results:
-        for name, values in result:
-            table.setdefault(name, []).append(values)
-    rows = [row(name, np.array(values)) for name, values in table.items()]
-    for kind in (False, True):
-        values = [v for name, v in table.items() if name.endswith("noise") == kind]
-        rows.append(row("mean of noise" if kind else "mean", np.mean(values, axis=0)))
     report(
         args,
         "Gain in nDCG@10 on test queries over the untouched vectors",
-        rows,
+        summary_rows(results, row),
         seeds=args.seeds,
         sets=", ".join(NAMES),
     )

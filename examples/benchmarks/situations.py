@@ -132,20 +132,40 @@ def run(args, cache_dir, problem, seed):
     """Gains and CPU seconds of both ways, of a situation and of its noise."""
     warnings.simplefilter("ignore", UserWarning)  # training may not help
     encoder = make_encoder(cache_dir)
-    problems = [problem]
-    if problem.name in NOISE:
-        X, y = problem.train
-        order = np.random.RandomState(seed).permutation(len(y))
-        y = [y[i] for i in order]
-        name = f"{problem.name}, noise"
-        pools = problem.corpus, problem.test_corpus
-        problems.append(Problem(name, (X, y), problem.test, *pools))
     out = []
-    for problem in problems:
+    for each in with_noise(problem, seed):
         with mock.patch.object(Chance, "p_value", 0.0):  # any gain was kept
-            before = gain_of(problem, encoder, BEFORE, seed)
-        out.append((problem.name, before, gain_of(problem, encoder, {}, seed)))
+            before = gain_of(each, encoder, BEFORE, seed)
+        out.append((each.name, (before, gain_of(each, encoder, {}, seed))))
     return out
+
+
+def with_noise(problem, seed):
+    """A situation, and the same with documents put to its queries at random."""
+    if problem.name not in NOISE:
+        return [problem]
+    X, y = problem.train
+    order = np.random.RandomState(seed).permutation(len(y))
+    pairs = X, [y[i] for i in order]
+    pools = problem.corpus, problem.test_corpus
+    return [problem, Problem(f"{problem.name}, noise", pairs, problem.test, *pools)]
+
+
+def summary_rows(results, row):
+    """Rows of all situations, of their mean and of that of noise.
+
+    `results` are lists of (name, values), `row` makes a row of a name and the values of
+    all seeds.
+    """
+    table = {}
+    for result in results:
+        for name, values in result:
+            table.setdefault(name, []).append(values)
+    rows = [row(name, np.array(values)) for name, values in table.items()]
+    for kind in (False, True):
+        values = [v for name, v in table.items() if name.endswith("noise") == kind]
+        rows.append(row("mean of noise" if kind else "mean", np.mean(values, axis=0)))
+    return rows
 
 
 def main():
@@ -158,19 +178,10 @@ def main():
         for problem in situations(args, seed)
     ]
     results = run_all(args, run, tasks)
-    table = {}
-    for result in results:
-        for name, *both in result:
-            table.setdefault(name, []).append(both)
-    rows = [row(name, np.array(values)) for name, values in table.items()]
-    for kind in (False, True):
-        values = [v for name, v in table.items() if name.endswith("noise") == kind]
-        name = "mean of noise" if kind else "mean"
-        rows.append(row(name, np.mean(values, axis=0)))
     report(
         args,
         "Gain in nDCG@10 on test queries over the untouched model",
-        rows,
+        summary_rows(results, row),
         seeds=args.seeds,
         sets=", ".join(NAMES),
     )

@@ -353,8 +353,9 @@ class AdapterFinetuner(FrozenFinetuner):
         types = [np.float64, np.float32, np.float16]
         return validate_data(self, X, dtype=types, reset=reset)
 
-    def _in_folds(self) -> bool:
-        return super()._in_folds() and not self.warm_start and not self.evaluation_steps
+    def _in_folds(self, n_queries: int, most: int) -> bool:
+        once = not self.warm_start and not self.evaluation_steps
+        return once and super()._in_folds(n_queries, most)
 
     def _open(
         self,

@@ -13,7 +13,7 @@ from torch import Tensor
 from skembft._adapter.losses import MAX_CANDIDATES
 from skembft._adapter.params import Weights
 from skembft._adapter.run import AdapterRun
-from skembft._data.encoded import EncodedData, Folds, split_encoded
+from skembft._data.encoded import EncodedData, Folds
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import GradientTrainer, Settings
@@ -86,7 +86,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         self, prepared: EncodedData, splits: list[Split]
     ) -> tuple[_Prepared, _Prepared]:
         self.in_folds = len(splits) > 1
-        return split_encoded(prepared, splits)
+        return super().split(prepared, splits)
 
     @default_cpu()
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> _State:

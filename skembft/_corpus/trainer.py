@@ -6,7 +6,7 @@ import numpy as np
 
 from skembft._corpus.gammas import score_gammas
 from skembft._corpus.nudge import Moves, find_moves
-from skembft._data.encoded import EncodedData, Folds, split_encoded
+from skembft._data.encoded import EncodedData, Folds
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
@@ -17,7 +17,6 @@ from skembft._utils.types import (
     Metrics,
     OwnDocuments,
     Similarity,
-    Split,
     Vectors,
 )
 from skembft._utils.vectors import to_array, unit_rows
@@ -76,11 +75,6 @@ class CorpusTrainer(Trainer[_Prepared, float]):
             unit_vectors(encoded.documents),
         )
         return EncodedData(data, queries, documents)
-
-    def split(
-        self, prepared: EncodedData, splits: list[Split]
-    ) -> tuple[_Prepared, _Prepared]:
-        return split_encoded(prepared, splits)
 
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> float:
         """Try every gamma; return the one that the monitor chose."""

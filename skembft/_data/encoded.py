@@ -86,17 +86,6 @@ class Folds:
         }
 
 
-def split_encoded(
-    encoded: EncodedData, splits: list[Split]
-) -> tuple[EncodedData | Folds, EncodedData | Folds]:
-    """What is trained on, and what is held out: of several splits `Folds`, twice."""
-    if len(splits) > 1:
-        folds = Folds.of(encoded, splits)
-        return folds, folds
-    [(train, held_out)] = splits
-    return encoded.subset(train), encoded.subset(held_out)
-
-
 def encode(estimator: Any, items: Items, role: Role) -> Vectors:
     """Vectors of queries or documents by an encoder or finetuner.
 

@@ -35,6 +35,7 @@ from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
 from skembft._finetuner.validation import (
+    cross_fitted,
     epochs_apart,
     hold_out,
     most_validated,
@@ -89,6 +90,9 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
     "warm_start": ["boolean"],
     "interpolation": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right"), None],
 }
+
+# in which every query is held out once: see "Situations" in docs/benchmarks.md
+_N_FOLDS = 5
 
 _TRAINED = "trained_queries"  # in a saved directory
 _POOL = "documents in the pool of validation"
@@ -398,9 +402,15 @@ class BaseFinetuner(
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
+        if self._in_folds(len(data.answerable), most):
+            return cross_fitted(data, _N_FOLDS, trainer.rng)
         fraction, refit = self.validation_fraction, self.refit
         split = hold_out(data, fraction, trainer.rng, most, trained, refit=refit)
         return split and [split]
+
+    def _in_folds(self, n_queries: int, most: int) -> bool:
+        """Whether so many queries, of which `most` may be asked, are each held out."""
+        return False
 
     def _fit_encoder(
         self,

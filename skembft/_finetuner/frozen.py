@@ -15,19 +15,18 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
-from skembft._finetuner.validation import cross_fitted
 from skembft._saving.params import encoder_to_json
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import thawed
-from skembft._utils.types import Data, Ints, ItemKind, Split
+from skembft._utils.types import Data, Ints, ItemKind
 from skembft.encoders._base import BaseEncoder
 from skembft.encoders._sentence import SentenceEncoder
 from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._scoring import item_kind
 
-# queries of which each is held out once, by validation_fraction="auto", at least, and
-# in how many parts: see "Situations" in docs/benchmarks.md
-_FEWEST, _N_FOLDS = 20, 5
+# queries of which validation_fraction="auto" holds out each once, at least: see
+# "Situations" in docs/benchmarks.md
+_FEWEST = 20
 
 
 class FrozenFinetuner(BaseFinetuner):
@@ -88,30 +87,13 @@ class FrozenFinetuner(BaseFinetuner):
         ours = isinstance(encoder, BaseEncoder | BaseFinetuner | FrozenEstimator)
         return clone(encoder) if ours else encoder
 
-    def _in_folds(self) -> bool:
-        """Whether "auto" may hold out every query once."""
+    def _in_folds(self, n_queries: int, most: int) -> bool:
         return (
             self.validation_fraction == "auto"
             and self.refit  # of several states none is better than the others
             and not isinstance(self.encoder, BaseFinetuner)  # which would be fitted
+            and _FEWEST <= n_queries <= min(self._most_in_folds, most)
         )
-
-    def _split(
-        self,
-        data: RetrievalData,
-        held_out: RetrievalData | None,
-        trainer: Trainer[Any, Any],
-        most: int,
-        trained: Ints | None,
-    ) -> list[Split] | None:
-        n_queries, most_in_folds = len(data.answerable), min(self._most_in_folds, most)
-        if (
-            held_out is None
-            and self._in_folds()
-            and _FEWEST <= n_queries <= most_in_folds
-        ):
-            return cross_fitted(data, _N_FOLDS, trainer.rng)
-        return super()._split(data, held_out, trainer, most, trained)
 
     def _fit_encoder(
         self,

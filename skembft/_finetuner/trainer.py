@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
+from skembft._data.encoded import Folds
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.chance import LEVEL
 from skembft._finetuner.divergence import largest_weight
@@ -80,11 +81,15 @@ class Trainer(ABC, Generic[P, S]):
     def prepare(self, data: RetrievalData) -> P:
         """Make of `RetrievalData` what is trained on; it has `data`."""
 
-    def split(self, prepared: Any, splits: list[Split]) -> tuple[P, P]:
+    def split(self, prepared: Any, splits: list[Split]) -> tuple[Any, Any]:
         """What is trained on, and what is held out, of what `prepare` made.
 
-        Only a single split, but where a trainer takes more.
+        Of several splits, which only finetuners over a frozen encoder make, both are
+        the same `Folds`.
         """
+        if len(splits) > 1:
+            folds = Folds.of(prepared, splits)
+            return folds, folds
         [(train, held_out)] = splits
         return prepared.subset(train), prepared.subset(held_out)
 

@@ -7,7 +7,7 @@ import pytest
 
 import skembft._corpus.gammas as gammas_module
 import skembft._corpus.trainer as trainer_module
-import skembft._finetuner.frozen as frozen_module
+import skembft._finetuner.base as base_module
 from skembft import CorpusFinetuner, PrecomputedEncoder
 from skembft._finetuner.validation import cross_fitted
 from skembft.metrics import RetrievalScorer
@@ -283,7 +283,7 @@ def test_each_query_is_held_out_once(toy, method, metric, monkeypatch):
         splits.append(cross_fitted(*args))
         return splits[-1]
 
-    monkeypatch.setattr(frozen_module, "cross_fitted", recorded)
+    monkeypatch.setattr(base_module, "cross_fitted", recorded)
     X, y = toy.queries[:100], toy.relevant[:100]
     weights = np.random.RandomState(0).randint(1, 4, len(X)).astype(float)
     options = {"method": method, "scoring": metric}
