@@ -21,8 +21,11 @@ def make(cls, model, **options):
     return cls(model, **{**defaults, **options})
 
 
-def twice(pairs):
-    """Two queries for every document: one may tell where the other moves it."""
-    queries, documents = pairs
-    others = [" ".join(query.split()[::-1]) for query in queries]
-    return [*queries, *others], [*documents, *documents]
+def shared(pairs):
+    """Three queries in a row for every document: some tell where others move it."""
+    asked, documents = [], []
+    for query, document in zip(*pairs, strict=True):
+        words = query.split()
+        asked += [query, " ".join(words[::-1]), " ".join(words[1:])]
+        documents += 3 * [document]
+    return asked[:80], documents[:80]

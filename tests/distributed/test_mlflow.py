@@ -34,7 +34,7 @@ from skembft.callbacks import (
     TensorBoardLogger,
 )
 from skembft.metrics import RetrievalScorer
-from tests.distributed.finetuners import each, make, twice
+from tests.distributed.finetuners import each, make, shared
 
 pytestmark = [
     pytest.mark.distributed,
@@ -95,7 +95,7 @@ def metric_history(store):
 
 @pytest.fixture(scope="module")
 def pairs(pairs):
-    return twice(pairs)
+    return shared(pairs)
 
 
 def statuses(runs):

@@ -15,7 +15,7 @@ from sklearn.preprocessing import FunctionTransformer
 from skembft import AdapterFinetuner, CorpusFinetuner, EmbeddingFinetuner
 from skembft.callbacks import EarlyStopping, OptunaPruning
 from skembft.metrics import RetrievalScorer
-from tests.distributed.finetuners import OPTIONS, each, make, trained, twice
+from tests.distributed.finetuners import OPTIONS, each, make, shared, trained
 
 pytestmark = [
     pytest.mark.distributed,
@@ -53,7 +53,7 @@ def new_study(optuna):
 
 @pytest.fixture(scope="module")
 def pairs(pairs):
-    return twice(pairs)
+    return shared(pairs)
 
 
 def pruned_fit(study, estimator, pairs):
@@ -125,9 +125,12 @@ def test_compared_negatives_follow_each_other(new_study, static_model, pairs):
 
 def test_an_epoch_is_worth_its_best_evaluation(new_study, static_model, pairs):
     """With two steps an epoch: evaluated after each, or after three."""
+    pairs = [values[::3] for values in pairs]  # one of each document
     for every in (1, 3):
         trial = new_study().ask()
-        finetuner = make(EmbeddingFinetuner, static_model, evaluation_steps=every)
+        finetuner = make(
+            EmbeddingFinetuner, static_model, batch_size=10, evaluation_steps=every
+        )
         finetuner.set_callbacks(OptunaPruning(trial)).fit(*pairs)
         by_epoch = {}
         for entry in finetuner.history_[1:]:

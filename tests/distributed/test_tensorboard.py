@@ -22,7 +22,7 @@ from skembft import (
 )
 from skembft.callbacks import TensorBoardLogger
 from skembft.metrics import RetrievalScorer
-from tests.distributed.finetuners import each, make, twice
+from tests.distributed.finetuners import each, make, shared
 
 pytestmark = [
     pytest.mark.distributed,
@@ -32,7 +32,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def pairs(pairs):
-    return twice(pairs)
+    return shared(pairs)
 
 
 class Run:
