@@ -119,8 +119,10 @@ class AdapterFinetuner(FrozenFinetuner):
         once, in five parts, each by an adapter that is trained on the others
         (cross-fitting); of more queries it is 0.1, but at least 300 queries. Where that
         cannot be (no `refit`, `warm_start`, `evaluation_steps`, an encoder that is
-        trained first) it is 0.1, and with `refit` at least 300 queries or half of them,
-        as fewer tell too little. `X_val` in `fit` wins over it.
+        trained first, nothing to learn in a part), or is dear (more than 300 queries,
+        and queries × documents over 67 million), it is 0.1, and with `refit` at least
+        300 queries or half of them, as fewer tell too little. `X_val` in `fit` wins
+        over it.
     n_iter_no_change : int, "auto" or None, default="auto"
         Stop after so many evaluations without gain. "auto" is 3 where each query is
         held out once, as the mean of all is steady, and otherwise 20.
@@ -440,7 +442,7 @@ class AdapterFinetuner(FrozenFinetuner):
         if isinstance(adapter, str) or not weights:
             activation = (params or {}).get("activation", "relu")
             return apply_weights(weights, vectors, activation)
-        from skembft._adapter.run import apply_module
+        from skembft._adapter.training import apply_module
 
         return apply_module(adapter, params, weights, vectors)
 

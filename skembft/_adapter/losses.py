@@ -21,7 +21,7 @@ from skembft._utils.types import Floats, Ints, Role
 MAX_CANDIDATES = 2**13
 
 
-class _Trainer(Protocol):
+class _Training(Protocol):
     settings: Settings
     loss_name: str
     rng: np.random.RandomState
@@ -30,34 +30,34 @@ class _Trainer(Protocol):
     def adapt(self, side: Role, vectors: Tensor) -> Tensor: ...
 
 
-def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
+def make_loss(training: _Training, encoded: EncodedData) -> Callable[..., Tensor]:
     """Return a callable that computes the loss of a batch of `RetrievalData.examples`.
 
     Parameters
     ----------
-    trainer : AdapterTrainer
+    training : AdapterTraining
     encoded : EncodedData
     """
-    settings, data = trainer.settings, encoded.data
-    spec = LOSSES[trainer.loss_name]
+    settings, data = training.settings, encoded.data
+    spec = LOSSES[training.loss_name]
     queries, documents = UnitRows(encoded.queries), UnitRows(encoded.documents)
     if settings._draws_negatives(data):
-        data.check_negatives()  # again: held-out documents are not in the pool
+        data.check_negatives(some=True)  # held-out documents are not in the pool
 
     def query(index: Ints) -> Tensor:
-        return trainer.adapt("query", queries[index])
+        return training.adapt("query", queries[index])
 
     def document(index: Ints) -> Tensor:
-        return trainer.adapt("document", documents[index])
+        return training.adapt("document", documents[index])
 
     if spec.needs == "positives":
         infonce = InfoNCE(
-            InfoNCEOptions.of(trainer.loss_name, settings.loss_params),
+            InfoNCEOptions.of(training.loss_name, settings.loss_params),
             data,
             documents,
-            partial(trainer.adapt, "document"),
-            negatives=trainer.negatives,
-            rng=trainer.rng,
+            partial(training.adapt, "document"),
+            negatives=training.negatives,
+            rng=training.rng,
             max_candidates=MAX_CANDIDATES,
         )
         return lambda pair_query, pair_document: infonce(
@@ -68,7 +68,7 @@ def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
 
     def triplets(query_index: Ints, document_index: Ints) -> Tensor:
         count = max(data.n_negatives, 1)
-        negatives = data.negatives(query_index, count, trainer.rng).T.ravel()
+        negatives = data.negatives(query_index, count, training.rng).T.ravel()
         q, d = query(query_index), document(document_index)
         columns = [q.repeat(count, 1), d.repeat(count, 1), document(negatives)]
         return from_embeddings(columns, None)
@@ -104,7 +104,7 @@ def make_loss(trainer: _Trainer, encoded: EncodedData) -> Callable[..., Tensor]:
         rows = relevance.self_index[query_index]
         rows = np.unique(np.concatenate([rows, document_index]))
         of_class = torch.from_numpy(relevance.labels[rows])
-        return from_embeddings([trainer.adapt("query", documents[rows])], of_class)
+        return from_embeddings([training.adapt("query", documents[rows])], of_class)
 
     by_needs: dict[str, Callable[..., Tensor]] = {
         "triplets": triplets,

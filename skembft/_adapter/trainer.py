@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import zip_longest
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from skembft._adapter.losses import MAX_CANDIDATES
 from skembft._adapter.params import Weights
-from skembft._adapter.run import AdapterRun
+from skembft._adapter.training import AdapterTraining
 from skembft._data.encoded import EncodedData, Folds
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.monitor import Monitor
@@ -47,7 +46,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     """
 
     in_folds = False
-    adapters: list[AdapterRun]
+    adapters: list[AdapterTraining]
 
     def __init__(
         self,
@@ -92,7 +91,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> _State:
         """Train from the start; return the state that the monitor chose."""
         parts = prepared.train if isinstance(prepared, Folds) else [prepared]
-        choices = self._choices(parts[0].data, monitor)
+        choices = self._choices([part.data for part in parts], monitor)
         # of several each has its own
         several = len(parts) > 1
         seeds = [self.rng.randint(2**31 - 1) for _ in parts] if several else []
@@ -106,7 +105,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
                 monitor.begin_run(negatives=self.negatives)
             self._train_once(
                 [
-                    AdapterRun(
+                    AdapterTraining(
                         self.settings,
                         self.loss_name,
                         encoded,
@@ -123,7 +122,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         self.rng.set_state(after[self.negatives])
         return self.conclude(monitor)
 
-    def _choices(self, data: RetrievalData, monitor: Monitor) -> list[str]:
+    def _choices(self, parts: list[RetrievalData], monitor: Monitor) -> list[str]:
         """The negatives to compare; a single one where there is nothing to choose."""
         if self.negatives != "auto":
             return [self.negatives]
@@ -132,16 +131,17 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
             LOSSES[self.loss_name].needs != "positives"
             or self.settings.solver == "closed_form"
             or monitor.validate is None
-            or data.n_queries > _MOST_COMPARED
+            or parts[0].n_queries > _MOST_COMPARED
         ):
             choices = choices[:1]
         elif self.settings.batch_size == 1:
             choices.remove("batch")
-        if len(data.pool) > MAX_CANDIDATES and "corpus" in choices:
+        pool = max(len(part.pool) for part in parts)
+        if pool > MAX_CANDIDATES and "corpus" in choices:
             choices.remove("corpus")  # it is not "corpus" any more, and dear
         return choices
 
-    def _train_once(self, adapters: list[AdapterRun], monitor: Monitor) -> None:
+    def _train_once(self, adapters: list[AdapterTraining], monitor: Monitor) -> None:
         """Train from the start to the end, or until the monitor stops it."""
         self.adapters = adapters
         custom = isinstance(self.settings.adapter, type)
@@ -173,12 +173,9 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
             evaluated = (epoch + 1) % monitor.apart == 0
             self.tasks.begin()
             stop = False
-            # all adapters train to where an evaluation is due; where weights draw the
-            # examples some end a few steps before others
-            for marks in zip_longest(
-                *(adapter.epoch(epoch, evaluated) for adapter in adapters)
-            ):
-                step, at = next(mark for mark in marks if mark)
+            # all adapters train to where an evaluation is due
+            epochs = [adapter.epoch(epoch, evaluated) for adapter in adapters]
+            for (step, at), *_ in zip(*epochs, strict=True):
                 stop = monitor.update(step, at, self._take_loss())
                 if stop:
                     break
@@ -186,7 +183,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
                 stop = True
                 if any(adapter.losses for adapter in adapters):
                     monitor.update(first.step, epoch + 1, self._take_loss())
-            if stop or all(adapter.ended for adapter in adapters):
+            if stop:
                 break
 
     def _take_loss(self) -> np.floating:

@@ -41,7 +41,7 @@ from skembft._utils.vectors import to_array
 from skembft.metrics._scoring import item_kind, read_data
 
 _DOCUMENTS = "documents.json"  # in a saved directory
-_FEWEST = 10  # held-out queries that can tell what moving their documents brings
+_FEWEST_MOVED = 10  # held-out queries that can tell what moving their documents brings
 
 
 def _count_moved(data: RetrievalData, splits: list[Split]) -> int:
@@ -49,7 +49,8 @@ def _count_moved(data: RetrievalData, splits: list[Split]) -> int:
     positive = data.judged.positive
     moved = 0
     for train, held_out in splits:
-        asked = np.bincount(positive[train].indices, minlength=positive.shape[1]) > 0
+        askers = positive[np.intersect1d(train, data.answerable)]  # of a weight
+        asked = np.bincount(askers.indices, minlength=positive.shape[1]) > 0
         moved += int(np.count_nonzero(positive[held_out] @ asked))
     return moved
 
@@ -86,9 +87,11 @@ class CorpusFinetuner(FrozenFinetuner):
         Metric of `score` and of validation.
     validation_fraction : float, "auto" or None, default="auto"
         Share of the distinct queries held out at random. "auto" holds out each of 20 to
-        10,000 queries once, in five parts, where documents are moved by the others; of
-        more a tenth. Where that cannot be (no `refit`, an `encoder` that is fitted
-        first) it is a tenth, and with `refit` at least 300 queries or half of them.
+        10,000 queries once, in five parts, where documents are moved by the others,
+        unless a large corpus makes it dear (more than 300 queries, and queries ×
+        documents over 67 million); of more a tenth. Where that cannot be (no `refit`,
+        an `encoder` that is fitted first) it is a tenth, and with `refit` at least 300
+        queries or half of them. Ten are held out in any case, or all but one.
         Only queries whose documents other queries move can tell what moving brings:
         where fewer than ten of those held out are such, the vectors stay as they are,
         with a warning, and a given `gamma` is not validated. `X_val` in `fit` wins
@@ -102,7 +105,7 @@ class CorpusFinetuner(FrozenFinetuner):
         ids tell (``load_beir(…).own_documents``). A query's own document is never its
         negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
-        Determines the validation queries.
+        Determines which queries are held out, and in which part.
 
     Attributes
     ----------
@@ -160,6 +163,7 @@ class CorpusFinetuner(FrozenFinetuner):
 
     _history_metrics = ()  # all of them would take several times as long
     _most_in_folds = 10_000  # nothing is trained
+    _fewest_held_out = _FEWEST_MOVED
     _advice = "More training queries, or another encoder, may help."
     _parameter_constraints: dict = {
         **FINETUNER_CONSTRAINTS,
@@ -241,7 +245,9 @@ class CorpusFinetuner(FrozenFinetuner):
                 "None holds none out: pass a gamma, a validation_fraction, or X_val."
             )
         splits = super()._split(data, held_out, trainer, most, trained)
-        if held_out is not None or (splits and _count_moved(data, splits) >= _FEWEST):
+        if held_out is not None or (
+            splits and _count_moved(data, splits) >= _FEWEST_MOVED
+        ):
             return splits
         if self.gamma is not None:
             return None
@@ -250,11 +256,14 @@ class CorpusFinetuner(FrozenFinetuner):
                 "gamma=None is chosen on held-out queries, and a single query that "
                 "has a relevant document cannot be held out: pass a gamma, or X_val."
             )
+        more = "Pass X_val"
+        if self.validation_fraction != "auto" and data.n_queries >= 2 * _FEWEST_MOVED:
+            more = "Leave validation_fraction='auto', pass X_val"
         warnings.warn(
             "The vectors of documents stay as they are: which gamma is best is told "
             "by held-out queries whose documents other queries move, and of the "
-            f"{len(data.answerable)} queries fewer than {_FEWEST} were held out so. "
-            "Pass X_val, with other queries for the documents of X, or a gamma; 0.02 "
+            f"{len(data.answerable)} queries fewer than {_FEWEST_MOVED} were held out "
+            f"so. {more}, with other queries for the documents of X, or a gamma; 0.02 "
             "is a small one.",
             UserWarning,
             stacklevel=4,

@@ -134,7 +134,7 @@ class CorpusTrainer(Trainer[_Prepared, float]):
             held_out.documents,
             held_out.data.judged,
             metrics,
-            exclude=held_out.data.excluded(self.settings.exclude_self),
+            exclude=held_out.data.excluded(self.settings.exclude_self, some=True),
         )
 
     def snapshot(self) -> float:

@@ -120,12 +120,17 @@ class RetrievalData:
             )
         return self.judged.own
 
-    def excluded(self, exclude_self: OwnDocuments) -> Ints | None:
-        """What `own_documents` gives, where queries are not to retrieve it."""
+    def excluded(
+        self, exclude_self: OwnDocuments, *, some: bool = False
+    ) -> Ints | None:
+        """What `own_documents` gives, where queries are not to retrieve it.
+
+        With `some` these are not all queries, and it may be that none is a document.
+        """
         if exclude_self is False:
             return None
         own = self.own_documents()
-        if exclude_self is True and not (own >= 0).any():
+        if exclude_self is True and not some and not (own >= 0).any():
             warnings.warn(
                 f"exclude_self=True, but none of the {self.n_queries} queries is the "
                 "same text or id as a document. Where only ids tell which document a "
@@ -241,12 +246,16 @@ class RetrievalData:
         np.maximum.at(high, query, self.example_grade)
         return bool((low < high).any())
 
-    def check_negatives(self) -> None:
-        """Raise an error unless every query has a document that is not relevant."""
+    def check_negatives(self, *, some: bool = False) -> None:
+        """Raise an error unless every query has a document that is not relevant.
+
+        With `some` these are the queries and documents that are not held out.
+        """
         without = np.flatnonzero(self.relevance.fills(self.pool))
         if len(without):
+            left = "that validation_fraction leaves for training " if some else ""
             raise ValueError(
-                "Every document is relevant to the query "
+                f"Every document {left}is relevant to the query "
                 f"{shorten(_item(self.queries, without[0]))}, so it has no negative: "
                 "pass more documents as corpus=, or use a loss that needs none."
             )

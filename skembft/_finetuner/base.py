@@ -23,7 +23,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skembft._data.encoded import encode
+from skembft._data.encoded import Folds, encode
 from skembft._data.items import check_items, check_queries
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
@@ -35,6 +35,7 @@ from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
 from skembft._finetuner.validation import (
+    N_FOLDS,
     cross_fitted,
     epochs_apart,
     hold_out,
@@ -91,9 +92,6 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
     "interpolation": [StrOptions({"auto"}), Interval(Real, 0, 1, closed="right"), None],
 }
 
-# in which every query is held out once: see "Situations" in docs/benchmarks.md
-_N_FOLDS = 5
-
 _TRAINED = "trained_queries"  # in a saved directory
 _POOL = "documents in the pool of validation"
 # sizes of collections of which a score over few documents has been told: a search makes
@@ -124,6 +122,7 @@ class BaseFinetuner(
     _history_metrics: tuple[str, ...] = HISTORY_METRICS
     # what losses need that do not learn query by query
     _unweighted: tuple[str, ...] = ()
+    _fewest_held_out = 1
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
     embedding_dim_: int
@@ -204,7 +203,7 @@ class BaseFinetuner(
                 X_val, y_val, sample_weight_val, corpus_val, data
             )
             self._check_learnable(data)
-            self._check_own(data)
+            self._check_own(data, held_out)
             trainer: Trainer[Any, Any] = self._open(rng, data, held_out)
             pool = len((held_out or data).documents)
             most = most_validated(trainer, data, pool)
@@ -285,9 +284,16 @@ class BaseFinetuner(
         except ValueError as error:
             raise InvalidParameterError(f"scoring: {error}") from None
 
-    def _check_own(self, data: RetrievalData) -> None:
-        """Warn where most queries are documents, and nothing leaves those out."""
-        if self.exclude_self is not False or isinstance(data.relevance, LabelRelevance):
+    def _check_own(self, data: RetrievalData, held_out: RetrievalData | None) -> None:
+        """Warn where most queries are documents and nothing leaves those out, or none.
+
+        None of those that validate, if there are such.
+        """
+        if self.exclude_self is not False:
+            if held_out is not None or self.validation_fraction is not None:
+                (held_out or data).excluded(self.exclude_self)
+            return
+        if isinstance(data.relevance, LabelRelevance):
             return
         own = data.judged.own
         queries = np.flatnonzero(own >= 0)
@@ -402,11 +408,29 @@ class BaseFinetuner(
         """Indices of (training, held-out) queries, or None where none are held out."""
         if held_out is not None:
             return None
-        if self._in_folds(len(data.answerable), most):
-            return cross_fitted(data, _N_FOLDS, trainer.rng)
-        fraction, refit = self.validation_fraction, self.refit
-        split = hold_out(data, fraction, trainer.rng, most, trained, refit=refit)
+        rng, pool = trainer.rng, len(data.documents)
+        most_in_folds = most_validated(trainer, data, pool, N_FOLDS - 1)
+        if self._in_folds(len(data.answerable), most_in_folds):
+            splits = cross_fitted(data, rng)
+            if all(self._is_learnable(data.subset(train)) for train, _ in splits):
+                return splits
+        split = hold_out(
+            data,
+            self.validation_fraction,
+            rng,
+            most,
+            trained,
+            refit=self.refit,
+            fewest=self._fewest_held_out,
+        )
         return split and [split]
+
+    def _is_learnable(self, data: RetrievalData) -> bool:
+        try:
+            self._check_learnable(data)
+        except ValueError:  # the whole data have passed
+            return False
+        return True
 
     def _in_folds(self, n_queries: int, most: int) -> bool:
         """Whether so many queries, of which `most` may be asked, are each held out."""
@@ -429,12 +453,14 @@ class BaseFinetuner(
         self, trainer: Trainer[Any, Any], data: RetrievalData, validation: Any
     ) -> Monitor:
         validate, weights, apart = None, None, 1
+        in_folds = isinstance(validation, Folds)
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = partial(trainer.scores, validation, check_metrics(names))
             weights = validation.data.weights
             n_queries, pool = validation.data.n_queries, len(validation.data.documents)
-            apart = epochs_apart(trainer, data, n_queries, pool)
+            trained = N_FOLDS - 1 if in_folds else 1
+            apart = epochs_apart(trainer, data, n_queries, pool, trained)
         monitor = Monitor(
             self.scoring,
             trainer.patience,
@@ -444,6 +470,7 @@ class BaseFinetuner(
             self._advice,
             apart,
             weights,
+            in_folds,
         )
         trainer.tasks.attributes = lambda: {
             **trainer.attributes(),

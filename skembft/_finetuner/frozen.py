@@ -15,6 +15,7 @@ from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import BaseFinetuner
 from skembft._finetuner.monitor import Monitor
 from skembft._finetuner.trainer import Trainer
+from skembft._finetuner.validation import FEWEST_SHARED
 from skembft._saving.params import encoder_to_json
 from skembft._saving.state import Parts, State
 from skembft._utils.estimators import thawed
@@ -23,10 +24,6 @@ from skembft.encoders._base import BaseEncoder
 from skembft.encoders._sentence import SentenceEncoder
 from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._scoring import item_kind
-
-# queries of which validation_fraction="auto" holds out each once, at least: see
-# "Situations" in docs/benchmarks.md
-_FEWEST = 20
 
 
 class FrozenFinetuner(BaseFinetuner):
@@ -37,7 +34,9 @@ class FrozenFinetuner(BaseFinetuner):
     """
 
     _encoder_checked = True  # not after unpickling
-    _most_in_folds = 1_000  # queries of which "auto" holds out each once
+    # queries of which validation_fraction="auto" holds out each once: see "Situations"
+    # in docs/benchmarks.md
+    _most_in_folds = 1_000
 
     encoder: Any  # in any form that `_check_encoder` lets pass
     encoder_: Any
@@ -92,7 +91,7 @@ class FrozenFinetuner(BaseFinetuner):
             self.validation_fraction == "auto"
             and self.refit  # of several states none is better than the others
             and not isinstance(self.encoder, BaseFinetuner)  # which would be fitted
-            and _FEWEST <= n_queries <= min(self._most_in_folds, most)
+            and FEWEST_SHARED <= n_queries <= min(self._most_in_folds, most)
         )
 
     def _fit_encoder(

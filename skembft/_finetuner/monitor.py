@@ -15,8 +15,8 @@ from skembft.exceptions import NoGainWarning
 # validation queries below which chance decides
 _FEW = 30
 _TOO_FEW = (
-    "So few queries tell little of it: pass X_val, or hold out more by a larger "
-    "validation_fraction; with validation_fraction=None nothing is asked."
+    "So few queries tell little of it: pass X_val, or {more}; with "
+    "validation_fraction=None nothing is asked."
 )
 
 
@@ -44,6 +44,8 @@ class Monitor:
         Epochs from an evaluation to the next, where no number of steps is set.
     weights : ndarray of shape (n_queries,) or None
         Of the queries in validation.
+    in_folds : bool
+        Whether all queries are in validation.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Monitor:
         advice: str,
         apart: int,
         weights: Floats | None,
+        in_folds: bool,
     ) -> None:
         self.metric = metric
         self.patience = patience
@@ -65,6 +68,7 @@ class Monitor:
         self.advice = advice
         self.apart = apart
         self.weights = weights
+        self.in_folds = in_folds
         self.history: list[Entry] = []
         self.best_step, self.best_epoch = 0, 0.0
         self.best_score: float | None = None
@@ -158,7 +162,10 @@ class Monitor:
             return
         if keep and self.best_step and self._is_better():
             return
-        advice = self.advice if self.n_queries >= _FEW else _TOO_FEW
+        advice = self.advice
+        if self.n_queries < _FEW:
+            larger = "hold out more by a larger validation_fraction"
+            advice = _TOO_FEW.format(more="label more" if self.in_folds else larger)
         warnings.warn(
             f"Training did not help: {self._why()}, so the untouched model is kept. "
             f"{advice}",

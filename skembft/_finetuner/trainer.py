@@ -161,7 +161,7 @@ class GradientTrainer(Trainer[P, S]):
             data.relevance,
             metrics,
             similarity=self.similarity,
-            exclude=data.excluded(self.settings.exclude_self),
+            exclude=data.excluded(self.settings.exclude_self, some=True),
         ).values
 
     @abstractmethod

@@ -12,14 +12,17 @@ from skembft._finetuner.trainer import Trainer
 from skembft._utils.types import Ints, Items, Split
 
 # fewer queries tell too little, whatever they cost
-_FEWEST = 300
-# half of fewer queries may have nothing in common that could be learnt
-_HALVED = 20
+_FEWEST_ASKED = 300
+# four fifths, or half, of fewer queries may have nothing in common that could be learnt
+FEWEST_SHARED = 20
+N_FOLDS = 5  # parts in which each query is held out once
 # products of two vectors that are no cost to speak of
 _CHEAP = 2**24
 
 
-def most_validated(trainer: Trainer[Any, Any], data: RetrievalData, pool: int) -> int:
+def most_validated(
+    trainer: Trainer[Any, Any], data: RetrievalData, pool: int, trained: int = 1
+) -> int:
     """Of how many queries an evaluation costs no more than an epoch of training.
 
     Parameters
@@ -29,16 +32,22 @@ def most_validated(trainer: Trainer[Any, Any], data: RetrievalData, pool: int) -
         What is trained on.
     pool : int
         Number of documents that are ranked for every query.
+    trained : int
+        How often an epoch trains on the data.
     """
-    return max(_FEWEST, _affordable(trainer, data) // pool)
+    return max(_FEWEST_ASKED, trained * _affordable(trainer, data) // pool)
 
 
 def epochs_apart(
-    trainer: Trainer[Any, Any], data: RetrievalData, n_queries: int, pool: int
+    trainer: Trainer[Any, Any],
+    data: RetrievalData,
+    n_queries: int,
+    pool: int,
+    trained: int,
 ) -> int:
     """How many epochs of training cost as much as an evaluation."""
     cost = trainer.evaluation_cost(n_queries, pool)
-    return math.ceil(cost / _affordable(trainer, data))
+    return math.ceil(cost / (trained * _affordable(trainer, data)))
 
 
 def _affordable(trainer: Trainer[Any, Any], data: RetrievalData) -> int:
@@ -65,13 +74,14 @@ def hold_out(
     trained: Ints | None = None,
     *,
     refit: bool,
+    fewest: int = 1,
 ) -> Split | None:
     """Split the distinct queries at random into training and validation.
 
-    Only queries with a relevant document are held out, `most` at most; with fewer than
-    two of them nothing is. "auto" is a tenth; with `refit`, which trains on all of them
-    afterwards, it is at least 300 queries or half of them, as fewer tell too little;
-    of fewer than 20 it is a tenth.
+    Only queries with a relevant document are held out, `most` at most and `fewest` at
+    least; with fewer than two of them nothing is. "auto" is a tenth; with `refit`,
+    which trains on all of them afterwards, it is at least 300 queries or half of them,
+    as fewer tell too little; of fewer than 20 it is a tenth.
     Those that earlier fits of a warm start have trained on, told by their `query_keys`,
     are not held out: they would validate what they have taught.
 
@@ -84,9 +94,10 @@ def hold_out(
         return None
     if isinstance(fraction, str):
         fraction = 0.1
-        if refit and len(candidates) >= _HALVED:
-            fraction = max(fraction, min(_FEWEST / len(candidates), 0.5))
-    size = min(max(1, round(fraction * len(candidates))), len(candidates) - 1, most)
+        if refit and len(candidates) >= FEWEST_SHARED:
+            fraction = max(fraction, min(_FEWEST_ASKED / len(candidates), 0.5))
+    size = max(fewest, round(fraction * len(candidates)))
+    size = min(size, len(candidates) - 1, most)
     if trained is not None:
         new = ~np.isin(query_keys(data.queries), trained)
         candidates = candidates[new[candidates]]
@@ -101,9 +112,7 @@ def hold_out(
     return np.setdiff1d(np.arange(data.n_queries), validation), validation
 
 
-def cross_fitted(
-    data: RetrievalData, n_folds: int, rng: np.random.RandomState
-) -> list[Split]:
+def cross_fitted(data: RetrievalData, rng: np.random.RandomState) -> list[Split]:
     """Split the distinct queries: each with a relevant document is held out once.
 
     Returns
@@ -112,7 +121,7 @@ def cross_fitted(
         ndarrays of query indices.
     """
     everything = np.arange(data.n_queries)
-    parts = np.array_split(rng.permutation(data.answerable), n_folds)
+    parts = np.array_split(rng.permutation(data.answerable), N_FOLDS)
     return [(np.setdiff1d(everything, part), part) for part in parts]
 
 

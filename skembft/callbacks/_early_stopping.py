@@ -23,10 +23,11 @@ class EarlyStopping(FinetunerCallback):
     `cross_validate`. It may also be set on the outermost search or pipeline, which pass
     it on to the finetuners inside (`HalvingGridSearchCV` does not).
 
-    With `X_val` and `y_val` the model as it is after every epoch is scored on them.
-    Being held by the callback, they are neither sliced into folds nor routed. Without
-    them the callback watches the finetuner's own validation (`validation_fraction`, or
-    `X_val` in `fit`), as `n_iter_no_change` does, in epochs.
+    With `X_val` and `y_val` the model as it is after every epoch is scored on them; of
+    the five adapters of ``validation_fraction="auto"`` the first. Being held by the
+    callback, they are neither sliced into folds nor routed. Without them the callback
+    watches the finetuner's own validation (`validation_fraction`, or `X_val` in `fit`),
+    as `n_iter_no_change` does, in epochs.
 
     A callback stops training and chooses nothing: where ``negatives="auto"`` compares
     several, each is stopped for itself. What a finetuner keeps is the best

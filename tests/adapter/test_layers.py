@@ -345,17 +345,17 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
             np.concatenate([documents, documents]),
         ),
     )
-    from skembft._adapter import run
+    from skembft._adapter import training
 
     used = []
-    unit_rows = run.UnitRows.__getitem__
+    unit_rows = training.UnitRows.__getitem__
     finetuner = AdapterFinetuner(
         encoder, loss=loss, negatives=negatives, batch_size=8, use_all_docs=False,
         epochs=4, validation_fraction=None, random_state=0, learning_rate=1e-3,
     )  # fmt: skip
     y = [[f"d{i}", f"twin{i}"] for i in range(40)]
     if loss == "triplet":
-        triplets = run.make_loss
+        triplets = training.make_loss
 
         def watched(trainer, encoded):
             data = encoded.data
@@ -369,7 +369,7 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
             monkeypatch.setattr(type(data), "negatives", negatives_of)
             return triplets(trainer, encoded)
 
-        monkeypatch.setattr(run, "make_loss", watched)
+        monkeypatch.setattr(training, "make_loss", watched)
         finetuner.fit([f"q{i}" for i in range(40)], y)
         assert used
         for query, document in used:
@@ -383,7 +383,7 @@ def test_a_known_positive_is_never_a_negative(rotated, loss, negatives, monkeypa
         )
         long.fit([f"q{i}" for i in range(40)], y)
         assert long.history_[-1]["loss"] < 0.3
-    assert unit_rows is run.UnitRows.__getitem__
+    assert unit_rows is training.UnitRows.__getitem__
 
 
 def test_hard_negatives_are_the_nearest_wrong_documents(rotated):
@@ -406,10 +406,10 @@ def test_hard_negatives_are_the_nearest_wrong_documents(rotated):
 def test_hard_negatives_come_from_what_training_may_see(rotated):
     """Not from documents that only held-out queries name."""
     queries, documents = rotated
-    from skembft._adapter import run
+    from skembft._adapter import training
 
     seen = []
-    mine = run.with_mined_negatives
+    mine = training.with_mined_negatives
 
     def watched(encoded):
         out = mine(encoded)
@@ -417,7 +417,7 @@ def test_hard_negatives_come_from_what_training_may_see(rotated):
         return out
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "with_mined_negatives", watched)
+        patch.setattr(training, "with_mined_negatives", watched)
         AdapterFinetuner(None, negatives="hard", epochs=2, random_state=0).fit(
             queries, documents
         )
@@ -442,7 +442,7 @@ def test_hard_negatives_of_classes():
 
 def test_a_batch_holds_all_pairs_of_its_queries():
     """Sizes are counted in queries, and every epoch sees every pair once."""
-    from skembft._adapter import run
+    from skembft._adapter import training
 
     rng = np.random.RandomState(0)
     ids = [f"d{i}" for i in range(50)]
@@ -452,14 +452,14 @@ def test_a_batch_holds_all_pairs_of_its_queries():
     )
     y = [list(rng.choice(ids, size=1 + i % 7, replace=False)) for i in range(20)]
     batches = []
-    step = run.AdapterRun._step
+    step = training.AdapterTraining._step
 
     def watched(self, batch):
         batches.append(batch)
         return step(self, batch)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run.AdapterRun, "_step", watched)
+        patch.setattr(training.AdapterTraining, "_step", watched)
         AdapterFinetuner(encoder, batch_size=6, epochs=2, validation_fraction=None).fit(
             [f"q{i}" for i in range(20)], y
         )

@@ -315,6 +315,7 @@ def test_each_query_is_held_out_once(toy, method, metric, monkeypatch):
         ({}, 100),
         ({"refit": False}, 10),
         ({"validation_fraction": 0.3}, 30),
+        ({"validation_fraction": 0.03}, 10),  # fewer could not tell
     ],
     ids=str,
 )
@@ -356,10 +357,14 @@ def test_queries_of_documents_that_stay_count(fraction):
         assert scorer(finetuner, *test) > scorer(encoder, *test) - 0.01
 
 
-def test_a_given_gamma_is_taken_where_none_can_tell():
-    encoder, X, y, _, documents, _ = problem(0, n=60, times=1)
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_given_gamma_is_taken_where_none_can_tell(times):
+    """A second query of every document tells nothing if it weighs nothing."""
+    encoder, X, y, _, documents, _ = problem(0, n=60, times=times)
     finetuner = CorpusFinetuner(encoder, gamma=0.1, random_state=0)
-    finetuner.fit(X, y, corpus=documents)
+    seen = set()
+    first = [name not in seen and not seen.add(name) for name in y]
+    finetuner.fit(X, y, np.array(first, dtype=float), corpus=documents)
     assert finetuner.gamma_ == 0.1 and len(finetuner.moved_documents_) > 50
     assert finetuner.validation_score_ is None
 

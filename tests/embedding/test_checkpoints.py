@@ -62,7 +62,7 @@ def assert_same(finetuner, other):
 
 
 @pytest.fixture(scope="module")
-def kill(bert_model):
+def kill(bert_model, tmp_path_factory):
     """A function that runs a fit which SIGKILLs itself at the count-th call of a place.
 
     Places are "step" (of training), "weights" (being saved) and "complete" (a
@@ -74,7 +74,13 @@ def kill(bert_model):
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+        env={
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            # what is killed leaves its temporary files
+            "TMPDIR": str(tmp_path_factory.mktemp("killed")),
+        },
     ) as server:
 
         def kill(finetuner, place, count, **data):

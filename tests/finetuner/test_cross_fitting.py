@@ -1,12 +1,21 @@
 """validation_fraction="auto": of few queries each is held out once."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
-from skembft import AdapterFinetuner, EmbeddingFinetuner, PrecomputedEncoder
-from skembft._adapter.run import AdapterRun
+from skembft import (
+    AdapterFinetuner,
+    CorpusFinetuner,
+    EmbeddingFinetuner,
+    PrecomputedEncoder,
+)
 from skembft._adapter.trainer import AdapterTrainer
+from skembft._adapter.training import AdapterTraining
+from skembft._finetuner import validation
+from skembft.exceptions import NoGainWarning
 from skembft.metrics import RetrievalScorer
 
 N_FOLDS = 5
@@ -30,13 +39,13 @@ class Scaled(torch.nn.Module):
 def runs(monkeypatch):
     """What every adapter of a fit is trained on, in the order of their making."""
     made = []
-    init = AdapterRun.__init__
+    init = AdapterTraining.__init__
 
     def watched(self, settings, loss_name, encoded, *args):
         made.append(encoded)
         init(self, settings, loss_name, encoded, *args)
 
-    monkeypatch.setattr(AdapterRun, "__init__", watched)
+    monkeypatch.setattr(AdapterTraining, "__init__", watched)
     return made
 
 
@@ -86,7 +95,7 @@ def test_it_is_the_mean_of_fits_that_know_nothing_of_each_other(
     queries, documents = (vectors[:120] for vectors in rotated)
     options = {**QUICK, **options}
     seeds, folds = [], []
-    init = AdapterRun.__init__
+    init = AdapterTraining.__init__
     split = AdapterTrainer.split
 
     def with_seed(self, settings, loss_name, encoded, negatives, rng, epochs):
@@ -98,7 +107,7 @@ def test_it_is_the_mean_of_fits_that_know_nothing_of_each_other(
         return split(self, prepared, splits)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterRun, "__init__", with_seed)
+        patch.setattr(AdapterTraining, "__init__", with_seed)
         patch.setattr(AdapterTrainer, "split", watched)
         finetuner = AdapterFinetuner(None, **options)
         finetuner.fit(queries, documents, corpus=documents)
@@ -168,10 +177,22 @@ def test_many_queries_hold_out_a_tenth(rotated, runs, monkeypatch):
     assert n_trained(runs)[0] == 120  # half, as 300 are wanted
 
 
-def test_an_encoder_that_learns_is_fitted_once(static_model, pairs, runs):
+def test_an_encoder_that_learns_is_not_fitted_for_folds(
+    static_model, pairs, runs, monkeypatch
+):
+    """But with and without what is held out, as ever."""
+    fits = []
+    fit = EmbeddingFinetuner.fit
+
+    def counted(self, X, y, *args, **kwargs):
+        fits.append(len(X))
+        return fit(self, X, y, *args, **kwargs)
+
+    monkeypatch.setattr(EmbeddingFinetuner, "fit", counted)
     encoder = EmbeddingFinetuner(static_model, epochs=1, validation_fraction=None)
     AdapterFinetuner(encoder, negatives="batch", **QUICK).fit(*pairs)
-    assert len(runs) <= 2
+    assert len(runs) <= 2 and len(fits) == 2
+    assert fits[0] < fits[1] == len(pairs[0])
 
 
 @pytest.mark.parametrize("adapter", ["linear", "low_rank", "mlp", Scaled])
@@ -216,7 +237,11 @@ def test_class_labels(rotated):
     X, _ = rotated
     labels = np.argmax(X[:, :4], axis=1)
     finetuner = AdapterFinetuner(None, side="both", **QUICK).fit(X, labels)
-    assert finetuner.base_score_ is not None
+    untouched = AdapterFinetuner(
+        None, side="both", learning_rate=1e-12, validation_fraction=None, **QUICK
+    ).fit(X, labels)
+    expected = untouched.score(X, labels)  # every query finds all others of its class
+    assert finetuner.base_score_ == pytest.approx(expected, abs=1e-6)
 
 
 def test_patience(rotated):
@@ -233,12 +258,101 @@ def test_patience(rotated):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_weights_draw_more_batches_for_one_adapter_than_for_another(rotated, seed):
-    """Which then ends some steps before it."""
+def test_weights_draw_more_batches_for_one_adapter_than_for_another(
+    rotated, seed, monkeypatch
+):
+    """All are evaluated together, at the end of every epoch."""
     queries, documents = (vectors[:90] for vectors in rotated)
     weights = np.random.RandomState(seed).gamma(0.5, size=90)
+    steps = []
+    scores = AdapterTrainer.scores
+
+    def watched(self, prepared, metrics):
+        steps.append([adapter.step for adapter in self.adapters])
+        return scores(self, prepared, metrics)
+
+    monkeypatch.setattr(AdapterTrainer, "scores", watched)
     options = {"loss": "triplet", "batch_size": 2, "epochs": 6, "random_state": seed}
-    adapter = AdapterFinetuner(None, n_iter_no_change=None, **options)
+    adapter = AdapterFinetuner(
+        None, n_iter_no_change=None, interpolation=None, **options
+    )
     adapter.fit(queries, documents, weights)
-    assert adapter.n_iter_ > 6
-    assert len(adapter.history_) >= 6
+    assert any(len(set(present)) > 1 for present in steps)
+    history = adapter.history_
+    assert [entry["epoch"] for entry in history] == list(range(7))
+    assert (np.diff([entry["step"] for entry in history]) > 0).all()
+    assert adapter.n_iter_ == history[-1]["step"] >= adapter.best_step_
+
+
+@pytest.mark.parametrize("n_documents", [40, 4_000])
+def test_a_large_corpus_is_ranked_for_fewer_queries(rotated, n_documents, runs):
+    """Folds may cost what the epochs of five adapters cost."""
+    queries, documents = rotated
+    queries = np.concatenate([queries, -queries])
+    documents = np.concatenate([documents, -documents])
+    more = np.random.RandomState(0).normal(size=(n_documents, queries.shape[1]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "_CHEAP", 1)
+        patch.setattr(AdapterTrainer, "pair_cost", 500)
+        AdapterFinetuner(None, negatives="batch", **QUICK).fit(
+            queries, documents, corpus=more.astype(np.float32)
+        )
+    expected = N_FOLDS if n_documents == 40 else 1
+    assert len(runs) in (expected, expected + 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "judged"),
+    [
+        # without the last query every document is relevant to all others
+        ({"loss": "triplet"}, [{"d0": 1}] * 29 + [{"d1": 1}]),
+        # two grades, which the loss needs, has one query only
+        ({"loss": "margin_mse"}, [{"d0": 1, "d1": 1}] * 29 + [{"d0": 2, "d1": 1}]),
+    ],
+    ids=["triplet", "margin_mse"],
+)
+def test_what_a_single_query_teaches_is_in_no_fold(rotated, options, judged, runs):
+    queries, documents = rotated
+    X = [f"q{i}" for i in range(30)]
+    encoder = PrecomputedEncoder((X, queries[:30]), (["d0", "d1"], documents[:2]))
+    for seed in range(10):  # until the query is in training
+        finetuner = AdapterFinetuner(
+            encoder, **{**QUICK, **options, "random_state": seed}
+        )
+        try:
+            finetuner.fit(X, judged)
+        except ValueError as error:
+            assert "validation_fraction" in str(error)
+            continue
+        assert len(runs) <= 2
+        return
+    pytest.fail("no seed has left the query in training")
+
+
+def test_own_documents_in_some_folds_only(rotated):
+    """Three queries are documents: two folds at least have none."""
+    queries, documents = rotated
+    X = [f"q{i}" for i in range(100)]
+    y = [f"d{i}" for i in range(100)]
+    encoder = PrecomputedEncoder(
+        (X, queries[:100]), (y + X[:3], np.concatenate([documents[:100], queries[:3]]))
+    )
+    adapter = AdapterFinetuner(encoder, exclude_self=True, **QUICK)
+    moved = CorpusFinetuner(encoder, exclude_self=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*none of the")
+        adapter.fit(X, y, corpus=X[:3])
+        moved.fit(X + X[:50], y + y[1:51], corpus=X[:3])
+    with pytest.warns(UserWarning, match="none of the 100 queries is the same"):
+        adapter.fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [({}, "label more"), ({"validation_fraction": 0.5}, "larger validation_fraction")],
+)
+def test_what_to_do_about_few_queries(rotated, options, advice):
+    queries, documents = (vectors[:25] for vectors in rotated)
+    adapter = AdapterFinetuner(None, learning_rate=1e-12, **{**QUICK, **options})
+    with pytest.warns(NoGainWarning, match=advice):
+        adapter.fit(queries, documents)

@@ -144,7 +144,7 @@ def test_the_less_sure_a_gain_is_the_less_is_kept(
 def test_a_share_that_is_worse_than_nothing_is_not_kept(rotated, monkeypatch):
     """A sure gain of the whole, and a blend that ranks worse than the base."""
     monkeypatch.setattr("skembft._finetuner.chance.Chance.p_value", 0.2)
-    blend = "skembft._adapter.run.AdapterRun.blend"
+    blend = "skembft._adapter.training.AdapterTraining.blend"
     monkeypatch.setattr(
         blend,
         lambda self, state, share: {

@@ -28,6 +28,7 @@ def monitor(before, *after, weights=None):
         "",
         1,
         weights,
+        False,
     )
     watch.start()
     for step, _ in enumerate(after, 1):

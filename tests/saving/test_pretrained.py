@@ -582,7 +582,11 @@ def test_killed_while_saving(static_model, bert_model, pairs, tmp_path, way):
         [sys.executable, "-c", KILL, way, "9", target, *sources],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},  # no threads that a fork would lose
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",  # no threads that a fork would lose
+            "TMPDIR": str(tmp_path),  # what is killed leaves its temporary files
+        },
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split() == ["0", "1"]  # both versions were found

@@ -1,7 +1,7 @@
 """One training of an adapter. Imports torch: import it lazily."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -28,7 +28,7 @@ _Module: TypeAlias = Linear | LowRank | ResidualMLP | CustomLayer
 _Batch: TypeAlias = tuple[np.ndarray, ...]
 
 
-class AdapterRun:
+class AdapterTraining:
     """An adapter that is trained on some data, from the start to the end.
 
     Parameters
@@ -45,6 +45,9 @@ class AdapterRun:
 
     optimizer: torch.optim.Optimizer
     base_state: Weights  # from which training began
+    rate: float
+    warmup: int  # steps
+    compute_loss: Callable[..., Tensor]
 
     def __init__(
         self,
@@ -138,35 +141,30 @@ class AdapterRun:
             self.trained(), lr=self.rate, weight_decay=decay
         )
         self.compute_loss = make_loss(self, self.encoded)
-        self.total: int | None = None  # steps
-
-    @property
-    def ended(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.total is not None and self.step >= self.total
 
     def epoch(self, epoch: int, evaluated: bool) -> Iterator[tuple[int, float]]:
         """Train an epoch; yield (step, epoch) where an evaluation is due.
 
         `evaluated` is whether one is due at the end of it, where `evaluation_steps`
-        are not set.
+        are not set. One is due at the end of the training, which may be within the
+        last epoch.
         """
         settings = self.settings
         batches = self._batches(self.encoded.data)
-        if self.total is None:
-            self.total = max(1, round(self.epochs * len(batches)))
+        if epoch == 0:
             # of the full schedule, whatever share of it a refit trains
             planned = settings.epochs * len(batches)
             self.warmup = int(planned * settings.warmup_ratio)
-        last = len(batches) if evaluated else None
+        ends = self.epochs - epoch <= 1
+        n = max(1, round(min(1, self.epochs - epoch) * len(batches)))
         every = settings.evaluation_steps
-        for place, batch in enumerate(batches[: self.total - self.step], start=1):
+        for place, batch in enumerate(batches[:n], start=1):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * min(1.0, (self.step + 1) / (self.warmup + 1))
             self.losses.append(self._step(batch))
             self.step += 1
-            due = self.step % every == 0 if every else place == last
-            if due or self.ended:
+            due = self.step % every == 0 if every else evaluated and place == n
+            if due or (ends and place == n):
                 yield self.step, epoch + place / len(batches)
 
     def _step(self, batch: _Batch) -> float:
