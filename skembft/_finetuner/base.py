@@ -285,10 +285,7 @@ class BaseFinetuner(
             raise InvalidParameterError(f"scoring: {error}") from None
 
     def _check_own(self, data: RetrievalData, held_out: RetrievalData | None) -> None:
-        """Warn where most queries are documents and nothing leaves those out, or none.
-
-        None of those that validate, if there are such.
-        """
+        """Warn where `exclude_self` is wanting, or leaves out nothing in validation."""
         if self.exclude_self is not False:
             if held_out is not None or self.validation_fraction is not None:
                 (held_out or data).excluded(self.exclude_self)
