@@ -46,6 +46,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "auto_examples/backreferences",
     "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
     "within_subsection_order": "gallery_order.ReadingOrder",
+    "minigallery_sort_order": "gallery_order.place",  # of the front page
     "abort_on_example_error": True,
     "parallel": 2,
     "show_signature": False,

@@ -1,5 +1,7 @@
 """The order of the examples in the gallery."""
 
+from pathlib import Path
+
 from sphinx_gallery.sorting import ExampleTitleSortKey
 
 # first what users come with, then how to search and to judge; the two that take longest
@@ -19,10 +21,14 @@ _FIRST = (
 )
 
 
+def place(filename):
+    """The place in the list above, or behind it."""
+    name = Path(filename).stem.removeprefix("plot_")
+    return _FIRST.index(name) if name in _FIRST else len(_FIRST)
+
+
 class ReadingOrder(ExampleTitleSortKey):
     """By the list above; others follow by title."""
 
     def __call__(self, filename):
-        name = str(filename).removeprefix("plot_").removesuffix(".py")
-        place = _FIRST.index(name) if name in _FIRST else len(_FIRST)
-        return place, super().__call__(filename)
+        return place(filename), super().__call__(filename)
