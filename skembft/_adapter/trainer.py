@@ -74,8 +74,16 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
             return _PATIENCE_OF_FOLDS if self.in_folds else _PATIENCE
         return wanted
 
-    def unchanged(self, state: _State) -> _State:
-        return state if self.starts is None else [self.starts[1]]
+    @default_cpu()
+    def unchanged(self, state: _State, prepared: _Prepared) -> _State:
+        if self.starts is not None:
+            return [self.starts[1]]
+        if self.settings.adapter != "linear":
+            return state
+        assert isinstance(prepared, EncodedData)
+        adapter = self._make(prepared, self.rng, 0)  # may project on directions of it
+        adapter.make_layers(None)
+        return [adapter.snapshot()]
 
     def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents."""
@@ -103,24 +111,22 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
             rngs = [np.random.RandomState(seed) for seed in seeds] or [self.rng]
             if len(choices) > 1:
                 monitor.begin_run(negatives=self.negatives)
-            self._train_once(
-                [
-                    AdapterTraining(
-                        self.settings,
-                        self.loss_name,
-                        encoded,
-                        self.negatives,
-                        rng,
-                        epochs,
-                    )
-                    for encoded, rng in zip(parts, rngs, strict=True)
-                ],
-                monitor,
-            )
+            adapters = [
+                self._make(encoded, rng, epochs)
+                for encoded, rng in zip(parts, rngs, strict=True)
+            ]
+            self._train_once(adapters, monitor)
             after[self.negatives] = self.rng.get_state()
         self.negatives = monitor.best_settings.get("negatives", choices[0])
         self.rng.set_state(after[self.negatives])
         return self.conclude(monitor)
+
+    def _make(
+        self, encoded: EncodedData, rng: np.random.RandomState, epochs: float
+    ) -> AdapterTraining:
+        return AdapterTraining(
+            self.settings, self.loss_name, encoded, self.negatives, rng, epochs
+        )
 
     def _choices(self, parts: list[RetrievalData], monitor: Monitor) -> list[str]:
         """The negatives to compare; a single one where there is nothing to choose."""

@@ -67,16 +67,13 @@ class AdapterTraining:
         self.dim = encoded.queries.shape[1]
         self.layers: dict[Role, _Module | None] = {"query": None, "document": None}
         self.step, self.losses = 0, list[float]()
-        if self._mines(encoded.data):
-            self.encoded = with_mined_negatives(encoded)
 
     def _mines(self, data: RetrievalData) -> bool:
         needs = LOSSES[self.loss_name].needs
         uses_negatives = needs in ("positives", "triplets") or (
             needs == "labels" and not data.labelled
         )
-        hard = self.negatives == "hard"
-        return hard and uses_negatives and self.settings.solver != "closed_form"
+        return self.negatives == "hard" and uses_negatives
 
     # ---- layers
 
@@ -132,8 +129,10 @@ class AdapterTraining:
     # ---- gradient descent
 
     def begin_descent(self) -> None:
-        """Make what the steps need: the optimizer, the loss, the length."""
+        """Make what the steps need: negatives, the optimizer, the loss."""
         settings = self.settings
+        if self._mines(self.encoded.data):
+            self.encoded = with_mined_negatives(self.encoded)
         rate, decay = settings.learning_rate, settings.weight_decay
         self.rate = 0.01 / math.sqrt(self.dim) if rate == "auto" else rate
         decay = math.sqrt(self.dim) / 2 if decay == "auto" else decay

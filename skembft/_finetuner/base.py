@@ -232,7 +232,7 @@ class BaseFinetuner(
                         monitor.best_epoch,
                     )
                 else:
-                    state = trainer.unchanged(state)
+                    state = trainer.unchanged(state, everything)
             self._sizes = {
                 "queries": data.n_queries,
                 "documents": len(data.documents),

@@ -116,8 +116,11 @@ class Trainer(ABC, Generic[P, S]):
     def attributes(self, state: S | None = None) -> dict[str, Any]:
         """The fitted attributes of a state, by default of the present one."""
 
-    def unchanged(self, state: S) -> S:
-        """What is kept where `state`, in which training began, has won."""
+    def unchanged(self, state: S, prepared: P) -> S:
+        """What is kept where `state`, in which training began, has won.
+
+        `prepared` are all data, those held out included.
+        """
         return state
 
     def growth(self) -> float | None:

@@ -356,3 +356,23 @@ def test_what_to_do_about_few_queries(rotated, options, advice):
     adapter = AdapterFinetuner(None, learning_rate=1e-12, **{**QUICK, **options})
     with pytest.warns(NoGainWarning, match=advice):
         adapter.fit(queries, documents)
+
+
+@pytest.mark.parametrize("fraction", ["auto", 0.3])
+def test_an_untouched_projection_is_that_of_all_data(rotated, fraction):
+    options = {
+        "adapter_params": {"output_dim": 6},
+        "side": "both",
+        "learning_rate": 1e-30,
+        "weight_decay": 0.0,
+    }
+    queries, documents = (vectors[:100] for vectors in rotated)
+    options = {**QUICK, **options}
+    with pytest.warns(NoGainWarning):
+        kept = AdapterFinetuner(None, validation_fraction=fraction, **options)
+        kept.fit(queries, documents)
+    whole = AdapterFinetuner(None, validation_fraction=None, **options)
+    whole.fit(queries, documents)
+    np.testing.assert_allclose(
+        kept.transform(queries), whole.transform(queries), atol=1e-6
+    )
