@@ -120,9 +120,9 @@ class AdapterFinetuner(FrozenFinetuner):
         (cross-fitting); of more queries it is 0.1, but at least 300 queries. Where that
         cannot be (no `refit`, `warm_start`, `evaluation_steps`, an encoder that is
         trained first, nothing to learn in a part), or is dear (more than 300 queries,
-        and queries × documents over 67 million), it is 0.1, and with `refit` at least
-        300 queries or half of them, as fewer tell too little. `X_val` in `fit` wins
-        over it.
+        and queries × documents over 67 million and over 8,000 × pairs), it is 0.1, and
+        with `refit` at least 300 queries or half of them, as fewer tell too little.
+        `X_val` in `fit` wins over it.
     n_iter_no_change : int, "auto" or None, default="auto"
         Stop after so many evaluations without gain. "auto" is 3 where each query is
         held out once, as the mean of all is steady, and otherwise 20.

@@ -19,7 +19,7 @@ from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
 from skembft._models.devices import default_cpu
 from skembft._models.random_state import isolated_rng
-from skembft._utils.types import Floats, Metrics, Split, Vectors
+from skembft._utils.types import Floats, Metrics, Vectors
 
 # what "auto" chooses among, the first of equals
 _CHOICES = ("random", "batch", "corpus")
@@ -45,7 +45,6 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     validation, which have not seen the queries held out, and those for the refit.
     """
 
-    in_folds = False
     adapters: list[AdapterTraining]
 
     def __init__(
@@ -88,12 +87,6 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     def prepare(self, data: RetrievalData) -> EncodedData:
         """Encode the distinct queries and documents."""
         return EncodedData.of(data, self.encoder)
-
-    def split(
-        self, prepared: EncodedData, splits: list[Split]
-    ) -> tuple[_Prepared, _Prepared]:
-        self.in_folds = len(splits) > 1
-        return super().split(prepared, splits)
 
     @default_cpu()
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> _State:

@@ -154,16 +154,17 @@ class AdapterTraining:
             # of the full schedule, whatever share of it a refit trains
             planned = settings.epochs * len(batches)
             self.warmup = int(planned * settings.warmup_ratio)
-        ends = self.epochs - epoch <= 1
-        n = max(1, round(min(1, self.epochs - epoch) * len(batches)))
+        left = self.epochs - epoch
+        n = max(1, round(min(1, left) * len(batches)))
         every = settings.evaluation_steps
         for place, batch in enumerate(batches[:n], start=1):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * min(1.0, (self.step + 1) / (self.warmup + 1))
             self.losses.append(self._step(batch))
             self.step += 1
-            due = self.step % every == 0 if every else evaluated and place == n
-            if due or (ends and place == n):
+            end = place == n
+            due = self.step % every == 0 if every else evaluated and end
+            if due or (end and left <= 1):
                 yield self.step, epoch + place / len(batches)
 
     def _step(self, batch: _Batch) -> float:

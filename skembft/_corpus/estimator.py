@@ -89,9 +89,10 @@ class CorpusFinetuner(FrozenFinetuner):
         Share of the distinct queries held out at random. "auto" holds out each of 20 to
         10,000 queries once, in five parts, where documents are moved by the others,
         unless a large corpus makes it dear (more than 300 queries, and queries ×
-        documents over 67 million); of more a tenth. Where that cannot be (no `refit`,
-        an `encoder` that is fitted first) it is a tenth, and with `refit` at least 300
-        queries or half of them. Ten are held out in any case, or all but one.
+        documents over 67 million and over 8,000 × pairs); of more a tenth. Where that
+        cannot be (no `refit`, an `encoder` that is fitted first) it is a tenth, and
+        with `refit` at least 300 queries or half of them. Ten are held out in any case,
+        or all but one.
         Only queries whose documents other queries move can tell what moving brings:
         where fewer than ten of those held out are such, the vectors stay as they are,
         with a warning, and a given `gamma` is not validated. `X_val` in `fit` wins

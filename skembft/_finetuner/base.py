@@ -23,7 +23,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
-from skembft._data.encoded import Folds, encode
+from skembft._data.encoded import encode
 from skembft._data.items import check_items, check_queries
 from skembft._data.numbering import find_own
 from skembft._data.relevance import JudgedRelevance, LabelRelevance
@@ -450,13 +450,12 @@ class BaseFinetuner(
         self, trainer: Trainer[Any, Any], data: RetrievalData, validation: Any
     ) -> Monitor:
         validate, weights, apart = None, None, 1
-        in_folds = isinstance(validation, Folds)
         if validation is not None:
             names = list(dict.fromkeys([self.scoring, *self._history_metrics]))
             validate = partial(trainer.scores, validation, check_metrics(names))
             weights = validation.data.weights
             n_queries, pool = validation.data.n_queries, len(validation.data.documents)
-            trained = N_FOLDS - 1 if in_folds else 1
+            trained = N_FOLDS - 1 if trainer.in_folds else 1
             apart = epochs_apart(trainer, data, n_queries, pool, trained)
         monitor = Monitor(
             self.scoring,
@@ -467,7 +466,7 @@ class BaseFinetuner(
             self._advice,
             apart,
             weights,
-            in_folds,
+            trainer.in_folds,
         )
         trainer.tasks.attributes = lambda: {
             **trainer.attributes(),

@@ -62,6 +62,7 @@ class Trainer(ABC, Generic[P, S]):
     pair_cost = 2_000
     # how often `train` may train from the start, to compare
     runs = 1
+    in_folds = False  # whether each query is held out once, which `split` tells
 
     def __init__(self, estimator: Settings, rng: np.random.RandomState) -> None:
         self.settings = estimator
@@ -87,7 +88,8 @@ class Trainer(ABC, Generic[P, S]):
         Of several splits, which only finetuners over a frozen encoder make, both are
         the same `Folds`.
         """
-        if len(splits) > 1:
+        self.in_folds = len(splits) > 1
+        if self.in_folds:
             folds = Folds.of(prepared, splits)
             return folds, folds
         [(train, held_out)] = splits
