@@ -28,7 +28,9 @@ SETTINGS = {
     "weight_decay": [0.01, 30.0],
     "loss_params": [{"scale": 10.0}, {"scale": 50.0}],
     "batch_size": [32],
-    "n_iter_no_change": [5],
+    "validation_fraction": [0.1],
+    "interpolation": [None],
+    "n_iter_no_change": [10],
     "solver": ["closed_form"],
 }
 

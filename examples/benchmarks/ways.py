@@ -26,6 +26,8 @@ SETS = (
     "Cranfield, 180",
     "docstrings, 500, no corpus",
 )
+# what is trained: nothing of the model, the model of the queries, all of it
+TRAINED = ("adapters", "query encoder", "everything")
 FOREIGN = ("cranfield", "docstrings")
 BATCH = {"batch_size": 32, "epochs": 4}
 SHARE = 0.85
@@ -45,7 +47,7 @@ def between(finetuner, share):
     return Trained(model)
 
 
-def ways(encoder, problem, seed):
+def ways(encoder, problem, seed, trained):
     """Yield (name, seconds, what ranks)."""
     corpus = problem.corpus
 
@@ -58,42 +60,34 @@ def ways(encoder, problem, seed):
         return f"{name}, documents moved", seconds + more, moved
 
     yield "untouched", 0.0, encoder
-    yield "documents moved", *fit(CorpusFinetuner(encoder))
-    adapter = fit(AdapterFinetuner(encoder))
-    yield "adapter", *adapter
-    yield over("adapter", *adapter)
-    for negatives in ("batch", "corpus"):
-        yield (
-            f"adapter, negatives={negatives!r}",
-            *fit(AdapterFinetuner(encoder, negatives=negatives)),
-        )
-    for negatives in ("batch", "corpus"):
-        name = f"query encoder, negatives={negatives!r}"
-        query_side = fit(
-            EmbeddingFinetuner(
-                model_path(),
-                side="query",
-                negatives=negatives,
-                learning_rate=2e-5,
-                **BATCH,
-            )
-        )
-        yield name, *query_side
-    yield over("query encoder, negatives='corpus'", *query_side)
-    full = {"learning_rate": 5e-5, **BATCH}
-    everything = fit(EmbeddingFinetuner(model_path(), **full))
-    yield "everything", *everything
-    yield f"everything, {SHARE} of it", everything[0], between(everything[1], SHARE)
-    yield over("everything", *everything)
-    watched = {
-        "validation_fraction": 0.2,
-        "evaluation_steps": 0,
-        "interpolation": "auto",
-    }
-    yield (
-        "everything, validated",
-        *fit(EmbeddingFinetuner(model_path(), **full, **watched)),
-    )
+    if "adapters" in trained:
+        yield "documents moved", *fit(CorpusFinetuner(encoder))
+        adapter = fit(AdapterFinetuner(encoder))
+        yield "adapter", *adapter
+        yield over("adapter", *adapter)
+        for negatives in ("batch", "corpus"):
+            name = f"adapter, negatives={negatives!r}"
+            yield name, *fit(AdapterFinetuner(encoder, negatives=negatives))
+    if "query encoder" in trained:
+        options = {"side": "query", "learning_rate": 2e-5, **BATCH}
+        for negatives in ("batch", "corpus"):
+            name = f"query encoder, negatives={negatives!r}"
+            finetuner = EmbeddingFinetuner(model_path(), negatives=negatives, **options)
+            query_side = fit(finetuner)
+            yield name, *query_side
+        yield over(name, *query_side)
+    if "everything" in trained:
+        full = {"learning_rate": 5e-5, **BATCH}
+        everything = fit(EmbeddingFinetuner(model_path(), **full))
+        yield "everything", *everything
+        yield f"everything, {SHARE} of it", everything[0], between(everything[1], SHARE)
+        yield over("everything", *everything)
+        full |= {
+            "validation_fraction": 0.2,
+            "evaluation_steps": 0,
+            "interpolation": "auto",
+        }
+        yield "everything, validated", *fit(EmbeddingFinetuner(model_path(), **full))
 
 
 def foreign_problems(args, home):
@@ -108,14 +102,14 @@ def run(args, cache_dir, name, seed):
     warnings.simplefilter("ignore", UserWarning)  # a way may not help
     torch.set_num_threads(1)
     encoder = make_encoder(cache_dir)
-    problem = next(p for p in situations(args, seed) if p.name == name)
+    problem = {p.name: p for p in situations(args, seed)}[name]
     abroad = list(foreign_problems(args, name))
     scorers = [
         (RetrievalScorer("ndcg@10", corpus=p.test_corpus), p.test)
         for p in (problem, *abroad)
     ]
     base, out = None, {}
-    for way, seconds, ranker in ways(encoder, problem, seed):
+    for way, seconds, ranker in ways(encoder, problem, seed, args.trained):
         values = np.array([scorer(ranker, *test) for scorer, test in scorers])
         base = values if base is None else base
         gains = values - base
@@ -162,7 +156,10 @@ def draw(tables, path):
 def main():
     parser = make_parser(__doc__)
     add_arguments(parser)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument(
+        "--sets", nargs="+", default=SETS, help="names of situations.py"
+    )
+    parser.add_argument("--trained", nargs="+", choices=TRAINED, default=TRAINED)
     parser.add_argument("--picture", help="draw gain against seconds into this file")
     args = start(parser)
     tasks = [(name, seed) for name in args.sets for seed in range(args.seeds)]

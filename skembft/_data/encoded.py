@@ -7,7 +7,12 @@ import numpy as np
 
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.types import Floats, Ints, Items, Role, Split, Vectors
-from skembft._utils.vectors import check_finite, check_same_width, to_array
+from skembft._utils.vectors import (
+    check_finite,
+    check_same_width,
+    to_array,
+    unit_rows,
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ class EncodedData:
         check_finite(documents, "The document vectors of the encoder")
         check_same_width(queries, documents)
         return cls(data, queries, documents)
+
+    def finds(self, queries: Ints, documents: Ints) -> float:
+        """The share of queries that find their own of as many documents first.
+
+        Of many, a thousand of them are asked, spread evenly.
+        """
+        some = np.unique(np.linspace(0, len(queries) - 1, 1_000, dtype=np.int64))
+        scores = (
+            unit_rows(self.queries[queries[some]])
+            @ unit_rows(self.documents[documents[some]]).T
+        )
+        return float(np.mean(np.diag(scores) >= scores.max(axis=1)))
 
     def subset(self, queries: Ints) -> "EncodedData":
         """The rows of some queries."""

@@ -216,6 +216,7 @@ class BaseFinetuner(
             training = splits[0][0] if splits else None
             self._fit_encoder(trainer, data, X, y, sample_weight, corpus, training)
             train = everything = trainer.prepare(data)
+            self._warn_own(everything)
             validation = None if held_out is None else trainer.prepare(held_out)
             if splits:
                 train, validation = trainer.split(everything, splits)
@@ -285,22 +286,29 @@ class BaseFinetuner(
             raise InvalidParameterError(f"scoring: {error}") from None
 
     def _check_own(self, data: RetrievalData, held_out: RetrievalData | None) -> None:
-        """Warn where `exclude_self` is wanting, or leaves out nothing in validation."""
-        if self.exclude_self is not False:
-            if held_out is not None or self.validation_fraction is not None:
-                (held_out or data).excluded(self.exclude_self)
+        """Warn where `exclude_self` leaves out nothing in validation."""
+        if self.exclude_self is False:
             return
-        if isinstance(data.relevance, LabelRelevance):
+        if held_out is not None or self.validation_fraction is not None:
+            (held_out or data).excluded(self.exclude_self)
+
+    def _warn_own(self, prepared: Any) -> None:
+        """Warn where `exclude_self` is wanting."""
+        data: RetrievalData = prepared.data
+        if self.exclude_self is not False or isinstance(data.relevance, LabelRelevance):
             return
         own = data.judged.own
         queries = np.flatnonzero(own >= 0)
         grades = data.judged.grades(queries, own[queries, None])[:, 0]
-        n_found = np.count_nonzero(grades <= 0)
-        if 2 * n_found > data.n_queries:
+        queries = queries[grades <= 0]
+        if 2 * len(queries) <= data.n_queries:
+            return
+        # the same text is the same thing; the same number may be another one
+        if self._item_kind == "text" or prepared.finds(queries, own[queries]) > 0.5:
             warnings.warn(
-                f"{n_found} of the {data.n_queries} queries are documents themselves, "
-                "and not relevant ones: in validation and scores each finds itself "
-                "first. exclude_self=True leaves it out.",
+                f"{len(queries)} of the {data.n_queries} queries are documents "
+                "themselves, and not relevant ones: in validation and scores each "
+                "finds itself first. exclude_self=True leaves it out.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -246,6 +246,34 @@ def test_queries_that_find_themselves_are_told(index, cls):
         make(cls, index, exclude_self=True).fit(*TRAIN)
 
 
+@pytest.mark.parametrize("cls", [AdapterFinetuner, CorpusFinetuner])
+@pytest.mark.parametrize("of", [int, str])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_numbers_of_two_tables_tell_nothing(vectors, cls, of, stacked):
+    n, rng = len(vectors), np.random.RandomState(0)
+    numbers = [of(i) for i in range(n)]
+    order = rng.permutation(n)  # the document with the number of a query is another
+    place = np.argsort(order)
+    two = PrecomputedEncoder((numbers, vectors), (numbers, vectors[order] + 0.01))
+    one = PrecomputedEncoder((numbers, vectors))
+    relevant = [
+        [i // SIZE * SIZE + j for j in range(SIZE) if j != i % SIZE] for i in range(n)
+    ]
+    of_two = [[of(place[j]) for j in row] for row in relevant]
+    of_one = [[of(j) for j in row] for row in relevant]
+
+    def fit(encoder, y):
+        if stacked:
+            encoder = AdapterFinetuner(encoder, epochs=1, exclude_self=True)
+        make(cls, encoder).fit(numbers, y)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".* are documents themselves")
+        fit(two, of_two)
+    with pytest.warns(UserWarning, match="144 of the 144 queries are documents them"):
+        fit(one, of_one)
+
+
 def test_class_labels_leave_themselves_out(vectors):
     labels = np.repeat(np.arange(N_GROUPS), SIZE)
     finetuner = make(AdapterFinetuner, None).fit(vectors[:HALF], labels[:HALF])
