@@ -21,18 +21,15 @@ from sklearn.utils._param_validation import (
     InvalidParameterError,
     StrOptions,
 )
-from sklearn.utils.validation import check_is_fitted
 
-from skembft._data.encoded import encode
-from skembft._data.items import check_items, check_queries
-from skembft._data.numbering import find_own
-from skembft._data.relevance import JudgedRelevance, LabelRelevance
+from skembft._data.relevance import LabelRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import are_labels
 from skembft._data.weights import weigh
 from skembft._finetuner.epochs import EpochTasks
 from skembft._finetuner.history import History
 from skembft._finetuner.monitor import Monitor
+from skembft._finetuner.retriever import POOL, RetrieverMixin
 from skembft._finetuner.trainer import Trainer
 from skembft._finetuner.validation import (
     N_FOLDS,
@@ -49,24 +46,15 @@ from skembft._saving.state import Parts, State
 from skembft._utils.estimators import DocLink, PlainParameters
 from skembft._utils.types import (
     Data,
-    Floats,
     Ints,
-    ItemKind,
     OwnDocuments,
-    Similarity,
     Split,
-    Vectors,
 )
 from skembft._version import __version__
 from skembft.exceptions import MissingDocumentsWarning
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
-from skembft.metrics._ranking import top_k
 from skembft.metrics._scoring import (
-    encode_with,
-    item_kind,
     read_data,
-    read_for,
-    score_vectors,
 )
 
 FINETUNER_CONSTRAINTS: dict[str, Any] = {
@@ -93,31 +81,19 @@ TRAINING_CONSTRAINTS: dict[str, Any] = {
 }
 
 _TRAINED = "trained_queries"  # in a saved directory
-_POOL = "documents in the pool of validation"
-# sizes of collections of which a score over few documents has been told: a search makes
-# a hundred of them, and Python's own "once" ends with every catch_warnings
-_told: set[int] = set()
-
-
-def _is_matrix(values: Data) -> bool:
-    """Whether documents are vectors: texts and ids have one dimension."""
-    return (
-        isinstance(values, np.ndarray)
-        and values.ndim == 2
-        and (values.dtype.kind == "f")
-    )
 
 
 class BaseFinetuner(
     DocLink,
     PlainParameters,
     PretrainedMixin,
+    RetrieverMixin,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
     BaseEstimator,
 ):
-    """Fit, score and retrieve; subclasses define `_open`, which makes a `Trainer`."""
+    """What fits; subclasses define `_open`, which makes a `Trainer`."""
 
     _history_metrics: tuple[str, ...] = HISTORY_METRICS
     # what losses need that do not learn query by query
@@ -125,20 +101,9 @@ class BaseFinetuner(
     _fewest_held_out = 1
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
-    embedding_dim_: int
     history_: History
-    # what the data of the fit were; of a directory, None where it does not tell
-    _sizes: dict[str, int] | None
     # keys of the queries that fits have trained on
     _trained_queries: Ints = np.empty(0, dtype=np.uint64)
-
-    @property
-    def _item_kind(self) -> ItemKind:
-        return "text"
-
-    @property
-    def _similarity(self) -> Similarity:
-        return "cosine"
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(
@@ -237,7 +202,7 @@ class BaseFinetuner(
             self._sizes = {
                 "queries": data.n_queries,
                 "documents": len(data.documents),
-                _POOL: pool,
+                POOL: pool,
             }
             self._keep(trainer, state, monitor)
             self._remember(data, splits, validated, trained)
@@ -505,155 +470,6 @@ class BaseFinetuner(
         if len(self._trained_queries):
             parts.arrays[_TRAINED] = self._trained_queries
         return parts
-
-    def score(
-        self,
-        X: Data,
-        y: Data = None,
-        sample_weight: Data = None,
-        *,
-        corpus: Data = None,
-    ) -> float:
-        """Return the mean of the metric `scoring` over the distinct queries.
-
-        Parameters
-        ----------
-        X, y : same forms as in `fit`
-            The pool to retrieve from is the distinct documents of `y` (explicit
-            negatives included), then those of `corpus`.
-        sample_weight : array-like of shape (n,), default=None
-            Weight of every row; a query has the mean of its rows' weights.
-        corpus : array-like of documents, default=None
-            More documents to retrieve from. Scores are comparable only over equal
-            pools: in a search use ``RetrievalScorer(metric, corpus=documents)``.
-
-        Returns
-        -------
-        score : float
-
-        Warns
-        -----
-        UserWarning
-            Without a corpus, where `y` holds less than half of the documents that
-            `fit` knew: a query has fewer to choose from than it will have. Told once
-            a process and size.
-        """
-        metrics = check_metrics(self.scoring)
-        data = read_for(self, X, y, corpus, self.exclude_self)
-        queries, documents, similarity = encode_with(self, data)
-        if corpus is None and isinstance(data.relevance, JudgedRelevance):
-            self._check_pool(len(data.documents))
-        values = score_vectors(
-            queries,
-            documents,
-            data.relevance,
-            metrics,
-            similarity=similarity,
-            weights=data.query_weights(sample_weight),
-            exclude=data.excluded(self.exclude_self),
-        )
-        return values[self.scoring]
-
-    def _check_pool(self, n_documents: int) -> None:
-        """Warn where a score is one over few of the documents there are."""
-        known = (getattr(self, "_sizes", None) or {}).get(_POOL, 0)
-        if 2 * n_documents < known and known not in _told:
-            _told.add(known)
-            warnings.warn(
-                "score() ranks the documents of y alone, less than half of those that "
-                "fit knew. It is higher than over the whole collection, and comparable "
-                "only where pools are equal. Pass corpus=, and in a search "
-                "scoring=RetrievalScorer(metric, corpus=documents).",
-                UserWarning,
-                stacklevel=3,
-            )
-
-    def retrieve(self, X: Data, corpus: Data, k: int = 10) -> tuple[Ints, Floats]:
-        """Return the best documents of `corpus` for every query.
-
-        Parameters
-        ----------
-        X : queries, as in `transform`
-        corpus : array-like of n_documents documents
-            Or, of texts or ids, their vectors: the float array of shape
-            (n_documents, d) that `transform_documents` has made of them once, for
-            calls that shall not encode or adapt the same documents again.
-        k : int, default=10
-
-        Returns
-        -------
-        indices : int64 ndarray of shape (n, min(k, n_documents))
-            Indices into `corpus`, best first; ties in the order of `corpus`.
-        scores : float32 ndarray of the same shape
-            Cosine similarities; dot products after `CorpusFinetuner` with
-            ``method="nudge_m"``, and with ``normalize=False`` of a model whose
-            similarity function is the dot product.
-
-        Raises
-        ------
-        ValueError
-            Bad data; vectors of another width, or with `exclude_self`, for which the
-            documents themselves are needed.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from skembft import AdapterFinetuner, PrecomputedEncoder
-        >>> vectors = {"a": [1, 0], "b": [0.6, 0.8], "c": [0, 1]}
-        >>> encoder = PrecomputedEncoder(vectors)
-        >>> model = AdapterFinetuner(encoder, validation_fraction=None, epochs=1)
-        >>> model = model.fit(["a", "c"], ["b", "a"])
-        >>> indices, scores = model.retrieve(["a"], ["c", "b", "a"], k=2)
-        >>> indices
-        array([[2, 1]])
-        >>> prepared = model.transform_documents(["c", "b", "a"])
-        >>> model.retrieve(["a"], prepared, k=2)[0]
-        array([[2, 1]])
-        """
-        check_is_fitted(self)
-        if not isinstance(k, Integral) or k < 1:
-            raise ValueError(f"k must be a positive whole number, got {k!r}.")
-        kind = item_kind(self)
-        if kind != "vector" and _is_matrix(corpus):
-            documents, exclude = self._check_prepared(corpus), None
-        else:
-            if kind != "vector":
-                corpus = check_items(corpus, "corpus", kind)
-            documents = encode(self, corpus, "document")
-            exclude = self._own_documents(X, corpus)
-        return top_k(
-            np.asarray(self.transform(X)),
-            documents,
-            int(k),
-            similarity=self._similarity,
-            exclude=exclude,
-        )
-
-    def _check_prepared(self, vectors: Vectors) -> Vectors:
-        """Vectors of documents, if they can be what `transform_documents` makes."""
-        if vectors.shape[1] != self.embedding_dim_:
-            raise ValueError(
-                f"corpus is a matrix of vectors of width {vectors.shape[1]}, and those "
-                f"of transform_documents have {self.embedding_dim_}: pass what it "
-                "gives, or the documents themselves."
-            )
-        if self.exclude_self is not False:
-            raise ValueError(
-                "corpus is a matrix of vectors, which do not tell the document that a "
-                "query is itself: pass the documents, or set exclude_self=False."
-            )
-        return vectors
-
-    def _own_documents(self, X: Data, corpus: Data) -> Ints | None:
-        """Index in `corpus` of the document that each query is, where it is left out.
-
-        -1 where there is none.
-        """
-        kind = item_kind(self)
-        if self.exclude_self is False or kind == "vector":
-            return None
-        place = {document: i for i, document in reversed(list(enumerate(corpus)))}
-        return find_own(check_queries(X, kind), place, self.exclude_self)
 
     @property
     def _n_features_out(self) -> int:

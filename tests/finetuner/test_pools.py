@@ -13,7 +13,7 @@ from skembft import (
     EmbeddingFinetuner,
     PrecomputedEncoder,
 )
-from skembft._finetuner import base
+from skembft._finetuner import retriever
 from skembft.exceptions import NoGainWarning
 from skembft.metrics import RetrievalScorer
 
@@ -33,7 +33,7 @@ TRAIN, TEST = (QUERIES[:40], IDS[:40]), (QUERIES[40:], IDS[40:60])
 
 @pytest.fixture(autouse=True)
 def forget():
-    base._told.clear()
+    retriever._told.clear()
 
 
 def untouched(corpus):
