@@ -93,25 +93,18 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         """Train from the start; return the state that the monitor chose."""
         parts = prepared.train if isinstance(prepared, Folds) else [prepared]
         choices = self._choices([part.data for part in parts], monitor)
-        # of several each has its own
-        several = len(parts) > 1
-        seeds = [self.rng.randint(2**31 - 1) for _ in parts] if several else []
-        before, after = self.rng.get_state(), {}
+        seeds = self.rng.randint(2**31 - 1, size=len(parts))
         for self.negatives in choices:
             if monitor.best_score == 1:  # there is nothing left to win
                 break
-            self.rng.set_state(before)  # each as if it were the only one
-            rngs = [np.random.RandomState(seed) for seed in seeds] or [self.rng]
             if len(choices) > 1:
                 monitor.begin_run(negatives=self.negatives)
             adapters = [
-                self._make(encoded, rng, epochs)
-                for encoded, rng in zip(parts, rngs, strict=True)
+                self._make(encoded, np.random.RandomState(seed), epochs)
+                for encoded, seed in zip(parts, seeds, strict=True)
             ]
             self._train_once(adapters, monitor)
-            after[self.negatives] = self.rng.get_state()
         self.negatives = monitor.best_settings.get("negatives", choices[0])
-        self.rng.set_state(after[self.negatives])
         return self.conclude(monitor)
 
     def _make(

@@ -98,8 +98,12 @@ def test_it_is_the_mean_of_fits_that_know_nothing_of_each_other(
     init = AdapterTraining.__init__
     split = AdapterTrainer.split
 
-    def with_seed(self, settings, loss_name, encoded, negatives, rng, epochs):
+    def told(self, settings, loss_name, encoded, negatives, rng, epochs):
         seeds.append(rng.get_state()[1][0])
+        init(self, settings, loss_name, encoded, negatives, rng, epochs)
+
+    def with_seed(seed, self, settings, loss_name, encoded, negatives, rng, epochs):
+        rng = np.random.RandomState(seed)
         init(self, settings, loss_name, encoded, negatives, rng, epochs)
 
     def watched(self, prepared, splits):
@@ -107,16 +111,17 @@ def test_it_is_the_mean_of_fits_that_know_nothing_of_each_other(
         return split(self, prepared, splits)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AdapterTraining, "__init__", with_seed)
+        patch.setattr(AdapterTraining, "__init__", told)
         patch.setattr(AdapterTrainer, "split", watched)
         finetuner = AdapterFinetuner(None, **options)
         finetuner.fit(queries, documents, corpus=documents)
     together = [entry["ndcg@10"] for entry in finetuner.history_]
     alone, sizes = [], []
     for seed, (train, held_out) in zip(seeds, folds, strict=False):
-        one = AdapterFinetuner(
-            None, **{**options, "random_state": int(seed), "interpolation": None}
-        ).fit(
+        monkeypatch.setattr(
+            AdapterTraining, "__init__", lambda *args, seed=seed: with_seed(seed, *args)
+        )
+        one = AdapterFinetuner(None, **{**options, "interpolation": None}).fit(
             queries[np.sort(train)],
             documents[np.sort(train)],
             corpus=documents,
