@@ -50,6 +50,7 @@ def test_every_adapter_learns_on_every_side(rotated, adapter, params, side):
     finetuner = AdapterFinetuner(
         None, adapter=adapter, adapter_params=params, side=side, learning_rate=1e-2,
         epochs=25, batch_size=32, random_state=0, weight_decay=1.0,
+        negatives="batch", validation_fraction=None,
     ).fit(queries[:180], documents[:180])  # fmt: skip
     untouched = unit(queries[180:]), unit(documents[180:])
     base = np.argsort(-(untouched[0] @ untouched[1].T), axis=1)[:, :5]
