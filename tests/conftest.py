@@ -1,7 +1,10 @@
 """Tiny models built in memory, toy data, and the places of real ones."""
 
 import gc
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
@@ -20,6 +23,38 @@ pytest.register_assert_rewrite(
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+# files that share processes, which are slow to start: one xdist worker runs a group
+_SHARING = {
+    "joblib's workers": (
+        "tests/data/test_vector_containers.py",
+        "tests/embedding/test_trainable.py",
+        "tests/finetuner/test_search.py",
+        "tests/test_callbacks.py",
+        "tests/test_docs.py",
+    ),
+    "run_fresh": (
+        "tests/models/test_code.py",
+        "tests/saving/test_persistence.py",
+        "tests/saving/test_pretrained.py",
+    ),
+}
+_GROUPS = {file: group for group, files in _SHARING.items() for file in files}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return _GROUPS.get(file, file)
+
+    return Scheduling(config, log)
+
 
 WORDS = [f"{a}{b}" for a in ("red", "old", "wet", "shy", "big") for b in range(12)]
 
@@ -166,6 +201,50 @@ def environment():
         return str(python)
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run_fresh():
+    """A function that runs a program in a new process, and returns what it printed.
+
+    The process has nothing of this one; where processes fork well, its slow imports
+    are done.
+    """
+    if sys.platform != "linux":
+
+        def start(program, *arguments, **environment):
+            return subprocess.run(
+                [sys.executable, "-c", program, *map(str, arguments)],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | environment,
+            ).stdout
+
+        yield start
+        return
+    with subprocess.Popen(
+        [sys.executable, "-P", Path(__file__).with_name("fresh.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"},
+    ) as server:
+
+        def ask(program, *arguments, **environment):
+            request = {
+                "program": program,
+                "arguments": [str(argument) for argument in arguments],
+                "environment": environment,
+            }
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            told = json.loads(server.stdout.readline())
+            assert told["status"] == 0, told["errors"][-3000:]
+            return told["output"]
+
+        yield ask
+        server.stdin.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -139,7 +138,7 @@ def test_code_and_routes(base, tmp_path, few):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_code_of_the_directory(base, tmp_path, few, kind):
+def test_code_of_the_directory(base, tmp_path, few, run_fresh, kind):
     """It is written with the model, into a directory of its own, and never pickled."""
     kind(base)
     output = tmp_path / "output"
@@ -167,8 +166,7 @@ def test_code_of_the_directory(base, tmp_path, few, kind):
         "\nmodel = SentenceTransformer(sys.argv[1], device='cpu', trust_remote_code="
         "True)\nnp.save(sys.argv[2], model.encode_query(['red1 old2']))"
     )
-    arguments = [str(output), str(tmp_path / "vectors.npy")]
-    subprocess.run([sys.executable, "-c", program, *arguments], check=True)
+    run_fresh(program, output, tmp_path / "vectors.npy")
     np.testing.assert_allclose(
         np.load(tmp_path / "vectors.npy"), finetuner.transform(["red1 old2"]), atol=1e-6
     )

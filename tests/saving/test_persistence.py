@@ -4,8 +4,6 @@ import io
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import joblib
@@ -37,7 +35,7 @@ for path in sys.argv[2:]:
 """
 
 
-def test_round_trip_in_a_fresh_process(bert_model, pairs, tmp_path):
+def test_round_trip_in_a_fresh_process(bert_model, pairs, tmp_path, run_fresh):
     queries, documents = pairs
     rng = np.random.RandomState(0)
     vectors = PrecomputedEncoder(
@@ -59,7 +57,7 @@ def test_round_trip_in_a_fresh_process(bert_model, pairs, tmp_path):
         joblib.dump(estimator.fit(queries, documents), tmp_path / name)
     (tmp_path / "pairs.json").write_text(json.dumps(pairs))
     paths = [str(tmp_path / name) for name in ("pairs.json", *saved)]
-    subprocess.run([sys.executable, "-c", LOAD, *paths], check=True)
+    run_fresh(LOAD, *paths)
     for name, estimator in saved.items():
         loaded = np.load(tmp_path / f"{name}.npz")
         close = {"rtol": 0, "atol": 0 if "vectors" in name else 1e-6, "err_msg": name}

@@ -1,7 +1,6 @@
 """Directories: loaded by Sentence Transformers elsewhere, and by `skembft.load`."""
 
 import json
-import os
 import pickle
 import shutil
 import subprocess
@@ -129,16 +128,18 @@ def finetuners(static_model, bert_model, router_model, pairs):
     ["ours", *(pytest.param(v, marks=pytest.mark.slow) for v in ("oldest", "newest"))],
 )
 def test_a_fresh_process_gives_the_same_vectors(
-    finetuners, pairs, tmp_path, environment, version
+    finetuners, pairs, tmp_path, environment, run_fresh, version
 ):
-    python = sys.executable if version == "ours" else environment(version)
     texts = pairs[0][:5]
     paths = {}
     for name, finetuner in finetuners.items():
         paths[name] = str(tmp_path / name)
         finetuner.save_pretrained(paths[name])
-    command = [python, "-c", FRESH, str(tmp_path / "out.npz"), "|".join(texts)]
-    subprocess.run([*command, *paths.values()], check=True)
+    arguments = [str(tmp_path / "out.npz"), "|".join(texts), *paths.values()]
+    if version == "ours":
+        run_fresh(FRESH, *arguments)
+    else:
+        subprocess.run([environment(version), "-c", FRESH, *arguments], check=True)
     out = np.load(tmp_path / "out.npz")
     for name, finetuner in finetuners.items():
         queries, documents = out[paths[name]]
@@ -564,9 +565,9 @@ print(*sorted(set(seen)))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs fork")
 @pytest.mark.parametrize("way", ["save_pretrained", "dump"])
-def test_killed_while_saving(static_model, bert_model, pairs, tmp_path, way):
+def test_killed_while_saving(static_model, bert_model, pairs, tmp_path, run_fresh, way):
     """Whenever it is killed, one of both versions is there, complete."""
     for seed in (0, 1):
         if way == "save_pretrained":
@@ -578,15 +579,6 @@ def test_killed_while_saving(static_model, bert_model, pairs, tmp_path, way):
         finetuner.fit(*pairs).save_pretrained(tmp_path / f"source{seed}")
     sources = [str(tmp_path / f"source{seed}") for seed in (0, 1)]
     target = str(tmp_path / "target")
-    done = subprocess.run(
-        [sys.executable, "-c", KILL, way, "9", target, *sources],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",  # no threads that a fork would lose
-            "TMPDIR": str(tmp_path),  # what is killed leaves its temporary files
-        },
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.split() == ["0", "1"]  # both versions were found
+    # what is killed leaves its temporary files
+    printed = run_fresh(KILL, way, 9, target, *sources, TMPDIR=str(tmp_path))
+    assert printed.split() == ["0", "1"]  # both versions were found
