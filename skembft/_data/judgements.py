@@ -193,17 +193,18 @@ def _number_stored(
             others = as_stored(check_items(corpus, f"corpus{suffix}", "text"))
         documents = join([documents, others])
     query_index, document_index = StoredNumbering(queries), StoredNumbering(documents)
-    digests = query_index.digests
+    found = document_index.find(query_index.digests)
     if isinstance(own, Mapping):
         names = (own.get(query, query) for query in query_index.distinct)
-        digests = digests_of(names, len(query_index))
+        said = document_index.find(digests_of(names, len(query_index)))
+        found = np.where(said >= 0, said, found)
     return _Numbered(
         query_index.distinct,
         document_index.distinct,
         query_index.numbers,
         document_index.numbers[:n_examples],
         document_index.numbers[n_examples:],
-        document_index.find(digests),
+        found,
         "" in query_index,
         "" in document_index,
     )

@@ -1,6 +1,6 @@
 """Numbers of distinct items, and of a query's own document among them."""
 
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -28,9 +28,11 @@ def find_own(
 ) -> Ints:
     """Where in `place` the document is that each query is itself, or -1.
 
-    It is the same text or id, or what `own` says.
+    It is what `own` says, or the same text or id where it names none of them.
     """
-    names: Iterable[Hashable] = queries
-    if isinstance(own, Mapping):
-        names = (own.get(query, query) for query in queries)
-    return np.fromiter(map(place.get, names, repeat(-1)), np.int64, len(queries))
+    same = np.fromiter(map(place.get, queries, repeat(-1)), np.int64, len(queries))
+    if not isinstance(own, Mapping):
+        return same
+    names = map(own.get, queries)
+    said = np.fromiter(map(place.get, names, repeat(-1)), np.int64, len(queries))
+    return np.where(said >= 0, said, same)

@@ -158,6 +158,11 @@ class RetrievalData:
             )
         if not np.isfinite(weights).all() or (weights < 0).any():
             raise ValueError(f"{name} must be finite and not negative.")
+        if not np.isfinite(weights.sum()):
+            raise ValueError(
+                f"The sum of {name} overflows: divide by the largest, as only ratios "
+                "count."
+            )
         total = np.bincount(self.row_query, weights, minlength=self.n_queries)
         return total / np.bincount(self.row_query, minlength=self.n_queries)
 

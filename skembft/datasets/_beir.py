@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from skembft._utils import types
+from skembft._utils.messages import shorten
 from skembft.datasets._bunch import data_bunch, own_documents
 from skembft.datasets._known import Judgement, known_judgements
 from skembft.datasets._lines import numbered_lines, parse_json
@@ -164,7 +165,7 @@ def _read_jsonl(path: Path, with_title: bool) -> dict[str, str]:
         record = parse_json(line)
         match record:
             case {"_id": str(identifier), "text": str(text)}:
-                title = (record.get("title") or "") if with_title else ""
+                title = _title(record, where) if with_title else ""
             case _:
                 raise ValueError(
                     f'{where} must be a JSON object with the strings "_id" and '
@@ -176,6 +177,16 @@ def _read_jsonl(path: Path, with_title: bool) -> dict[str, str]:
     if not texts:
         raise ValueError(f"{path} holds no {'document' if with_title else 'query'}.")
     return texts
+
+
+def _title(record: dict[str, Any], where: str) -> str:
+    """The title of a document; pandas writes a missing one as NaN."""
+    title = record.get("title")
+    if title is None or title != title:
+        return ""
+    if not isinstance(title, str):
+        raise ValueError(f"{where} has a title that is no string, {shorten(title)}.")
+    return title
 
 
 def _read_qrels(path: Path) -> Iterator[Judgement]:

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, validate_params
 
-from skembft._data.items import check_items
+from skembft._data.items import check_items, is_encodable
 from skembft._utils import types
 from skembft._utils.messages import shorten
 from skembft._utils.types import Data
@@ -294,6 +294,11 @@ def _check_documents(documents: Data) -> dict[str, str]:
                 raise TypeError(
                     f"The ids of documents must be str, as JSON's keys are, got "
                     f"{shorten(document_id)}: convert them with str(id)."
+                )
+            if not is_encodable(document_id):
+                raise ValueError(
+                    f"The id {shorten(document_id)} cannot be written as UTF-8: it "
+                    "holds a lone surrogate, as names of files may."
                 )
         ids, texts = list(documents), list(documents.values())
         texts = check_items(texts, "documents.values()", "text")

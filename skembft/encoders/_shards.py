@@ -275,7 +275,9 @@ class ShardFolder:
                 self._remove_contained()
                 for shards in self._many():
                     few = shards[: _MANY // 2 + 1]
-                    self._merge([shard for shard in few if self._is_intact(shard)])
+                    intact = [shard for shard in few if self._is_intact(shard)]
+                    if len(intact) > 1:
+                        self._merge(intact)
 
     def _is_intact(self, shard: Shard) -> bool:
         """Whether a shard is undamaged; left out if not."""

@@ -16,6 +16,7 @@ from skembft.inspection._comparison import RetrievalComparison
 from skembft.inspection._rankings import KEPT, Rankings
 from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._scoring import (
+    check_own,
     check_retriever,
     item_kind,
     rank_estimator,
@@ -124,8 +125,9 @@ def compare_retrieval(
         before, X_before = _untouched(after), X_after
     else:
         before, X_before = unwrap(as_encoder(before), X)
+    exclude_self = check_own(exclude_self)
     if exclude_self is None:
-        exclude_self = _exclude_self(before, after)
+        exclude_self = common_own(before, after)
     data = other = read_for(after, X_after, y, corpus, exclude_self)
     exclude = others_exclude = data.excluded(exclude_self)
     if before is not None and not _reads_alike(before, X_before, after, X_after):
@@ -163,7 +165,7 @@ def _untouched(after: Any) -> Any:
     return after._checked_encoder()
 
 
-def _exclude_self(before: Any, after: Any) -> OwnDocuments:
+def common_own(before: Any, after: Any) -> OwnDocuments:
     """What both, or the one that has it, have as `exclude_self`."""
     have = [e.exclude_self for e in (before, after) if hasattr(e, "exclude_self")]
     if len(have) == 2 and have[0] != have[1]:

@@ -9,15 +9,29 @@ from numpy.typing import ArrayLike
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._utils.messages import nearest
-from skembft._utils.types import Data
+from skembft._utils.types import Data, OwnDocuments
 from skembft.encoders._sentence import as_encoder
+from skembft.inspection._compare import common_own
 from skembft.metrics import RetrievalScorer
+from skembft.metrics._scoring import unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.lines import Line2D
 
 _GAIN, _LOSS = "#1b7f5c", "#c0392b"
+
+
+def _own(
+    exclude_self: OwnDocuments | None, before: Any, after: Any, X: Data
+) -> OwnDocuments:
+    """What was given as `exclude_self`, or what the estimators have."""
+    if exclude_self is not None:
+        return exclude_self
+    unwrapped = [
+        e if e is None else unwrap(as_encoder(e), X)[0] for e in (before, after)
+    ]
+    return common_own(*unwrapped)
 
 
 def new_axes(ax: "Axes | None", **options: Any) -> "Axes":
@@ -76,7 +90,7 @@ class RetrievalCurveDisplay:
         before: Any = None,
         metric: str = "recall",
         ks: Iterable[SupportsIndex] = (1, 2, 3, 5, 10, 20, 50, 100),
-        exclude_self: bool = False,
+        exclude_self: OwnDocuments | None = None,
         ax: "Axes | None" = None,
     ) -> Self:
         """Rank, score at every k, and draw.
@@ -94,8 +108,8 @@ class RetrievalCurveDisplay:
             Without a cut-off.
         ks : sequence of int
             Drawn in ascending order.
-        exclude_self : bool, default=False
-            As in :class:`skembft.metrics.RetrievalScorer`.
+        exclude_self : bool or dict of {query: document}, default=None
+            As in :func:`compare_retrieval`: None means what the estimators have.
         ax : matplotlib Axes, default=None
 
         Returns
@@ -111,6 +125,7 @@ class RetrievalCurveDisplay:
         if not ks:
             raise ValueError("ks is empty: pass the cut-offs to draw.")
         names = [f"{metric}@{k}" for k in ks]
+        exclude_self = _own(exclude_self, before, estimator, X)
         scorer = RetrievalScorer(names, corpus=corpus, exclude_self=exclude_self)
         compared = {type(estimator).__name__: estimator}
         if before is not None:
@@ -173,7 +188,7 @@ class QueryGainDisplay:
         before: Any,
         corpus: Data = None,
         metric: str = "ndcg@10",
-        exclude_self: bool = False,
+        exclude_self: OwnDocuments | None = None,
         ax: "Axes | None" = None,
     ) -> Self:
         """Rank with both, score every query, and draw.
@@ -187,16 +202,17 @@ class QueryGainDisplay:
         corpus : array-like of documents, default=None
             More documents to retrieve from, besides those of `y`.
         metric : str, default="ndcg@10"
-        exclude_self : bool, default=False
-            As in :class:`skembft.metrics.RetrievalScorer`.
+        exclude_self : bool or dict of {query: document}, default=None
+            As in :func:`compare_retrieval`: None means what the estimators have.
         ax : matplotlib Axes, default=None
 
         Returns
         -------
         display : QueryGainDisplay
         """
-        scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
         before = as_encoder(before)
+        exclude_self = _own(exclude_self, before, estimator, X)
+        scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
         new, old = (scorer.per_query(each, X, y) for each in (estimator, before))
         assert isinstance(new, np.ndarray) and isinstance(old, np.ndarray)  # one metric
         gains = new - old

@@ -30,7 +30,8 @@ _IR_MEASURES = {
 
 
 def _ndcg(grades: Floats, ideal: Floats, n_relevant: _Counts, k: int) -> Floats:
-    discount = 1 / np.log2(np.arange(2, k + 2))
+    depth = min(k, max(grades.shape[1], ideal.shape[1]))
+    discount = 1 / np.log2(np.arange(2, depth + 2))
     best = (ideal[:, :k] * discount[: ideal.shape[1]]).sum(axis=1)
     found = (grades[:, :k] * discount[: grades.shape[1]]).sum(axis=1)
     return found / np.where(best > 0, best, 1)

@@ -12,6 +12,7 @@ from skembft.metrics._measures import check_metrics
 from skembft.metrics._scoring import (
     Ranking,
     check_corpus,
+    check_own,
     rank_estimator,
     read_for,
     unwrap,
@@ -66,7 +67,7 @@ class RetrievalScorer:
         check_corpus(corpus)
         self.metrics = metrics
         self.corpus = corpus
-        self.exclude_self = exclude_self
+        self.exclude_self = check_own(exclude_self)
 
     def __call__(
         self, estimator: Any, X: Data, y: Data = None, sample_weight: Data = None

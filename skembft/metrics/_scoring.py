@@ -1,6 +1,6 @@
 """From vectors and judgements to metrics; used by ``score``, scorers and validation."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from skembft._data.judgements import check_retrieval_data
 from skembft._data.relevance import Relevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.vectors import check_vector_data, check_vectors
+from skembft._utils.estimators import plain_value
+from skembft._utils.messages import shorten
 from skembft._utils.types import (
     Data,
     Floats,
@@ -194,6 +196,17 @@ def read_data(
         suffix=suffix,
         own=own,
         stored=stored,
+    )
+
+
+def check_own(exclude_self: Any) -> OwnDocuments | None:
+    """What a function was given as `exclude_self`, numpy's bools as Python's."""
+    exclude_self = plain_value(exclude_self)
+    if exclude_self is None or isinstance(exclude_self, bool | Mapping):
+        return exclude_self
+    raise TypeError(
+        "exclude_self must be a bool or a dict of {query: document}, got "
+        f"{shorten(exclude_self)}."
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 N_NEGATIVES = 5
 RELATIVE_MARGIN = 0.05
+# by which two computations of one cosine may differ
+ROUNDING = 1e-6
 
 
 def mine(
@@ -133,7 +135,7 @@ def with_mined_negatives(encoded: EncodedData) -> EncodedData:
         encoded.queries,
         encoded.documents,
         hide,
-        highest_scores(positive, RELATIVE_MARGIN),
+        highest_scores(positive, RELATIVE_MARGIN) + ROUNDING,
         N_NEGATIVES,
     )
     query, place = np.nonzero(indices >= 0)

@@ -28,10 +28,11 @@ from skembft._utils.types import (
     RandomState,
 )
 from skembft.encoders._sentence import as_encoder
-from skembft.metrics._scoring import item_kind, read_data, unwrap
+from skembft.metrics._scoring import check_own, item_kind, read_data, unwrap
 from skembft.mining._candidates import (
     N_NEGATIVES,
     RELATIVE_MARGIN,
+    ROUNDING,
     best_positive,
     highest_scores,
     mine,
@@ -105,7 +106,8 @@ def mine_hard_negatives(
         not judged so. Each pair is scored once.
     exclude_self : bool or dict of {query: document}, default=False
         Which document a query is itself, where only ids tell
-        (``load_beir(…).own_documents``). It is never mined, nor is the same text or id.
+        (``load_beir(…).own_documents``). It is never mined; of a query without one
+        in the corpus the same text or id is not.
     random_state : int, RandomState instance or None, default=None
         Draws with ``sampling_strategy="random"``; the order of the corpus does not
         matter. None draws others in every call.
@@ -177,7 +179,7 @@ def mine_hard_negatives(
             "ranks by dot product: mine with normalize=True, or with the encoder that "
             "a CorpusFinetuner was fitted over."
         )
-    own = exclude_self or getattr(encoder, "exclude_self", False)
+    own = check_own(exclude_self) or getattr(encoder, "exclude_self", False)
     data = read_data(encoder, X, y, own=own)
     if isinstance(corpus, list):
         place = Numbering((item, i) for i, item in enumerate(data.documents))
@@ -195,7 +197,7 @@ def mine_hard_negatives(
         if bounds is None:  # the first portion holds the relevant documents
             positive = best_positive(queries, vectors, data.relevance)
             margins = relative_margin, absolute_margin
-            bounds = highest_scores(positive, *margins, max_score)
+            bounds = highest_scores(positive, *margins, max_score) + ROUNDING
             ceiling = bounds if whole else np.full_like(bounds, np.inf)
             hide = data.relevance.hide_known
         else:

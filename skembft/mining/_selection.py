@@ -17,20 +17,20 @@ class Best:
     ----------
     documents : list
         Those that are among the best of some query; others are not kept.
-    found : ndarray of shape (n_queries, k)
+    found : ndarray of shape (n_queries, <= k)
         Their indices in `documents`, best first; -1 where there are no more.
-    scores : float32 ndarray of shape (n_queries, k)
+    scores : float32 ndarray of the same shape
         Minus infinity where there are no more.
     """
 
     def __init__(self, n_queries: int, k: int) -> None:
+        self.k = k
         self.documents: list[Any] = []
-        self.found = np.full((n_queries, k), -1)
-        self.scores = np.full((n_queries, k), -np.inf, dtype=np.float32)
+        self.found = np.empty((n_queries, 0), dtype=np.int64)
+        self.scores = np.empty((n_queries, 0), dtype=np.float32)
 
     def add(self, documents: list[Item], indices: Ints, scores: Floats) -> None:
         """Add what is best of a portion of documents, best first."""
-        k = self.found.shape[1]
         numbers = Numbering((item, i) for i, item in enumerate(self.documents))
         used = np.unique(indices[indices >= 0])
         number = np.full(len(documents) + 1, -1)  # the last is that of -1
@@ -38,7 +38,7 @@ class Best:
         found = np.hstack([self.found, number[indices]])
         scores = np.hstack([self.scores, scores])
         _drop_repeated(found, scores)
-        best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : self.k]
         self.scores = np.take_along_axis(scores, best, axis=1)
         found = np.take_along_axis(found, best, axis=1)
         kept = np.unique(found[found >= 0])

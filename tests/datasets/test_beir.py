@@ -257,3 +257,22 @@ def test_real_beir_known_document():
         "Recent studies have suggested"
     )
     assert {g for grades in data.relevant for g in grades.values()} == {1, 2}
+
+
+def test_beir_titles(tmp_path):
+    """pandas writes a missing title as NaN; what is no string is refused."""
+    write_beir(tmp_path)
+    path, first = tmp_path / "corpus.jsonl", '{"_id": "d1", "text": "plain", "title": '
+    others = path.read_text(encoding="utf-8").splitlines()[1:]
+
+    def write(title):
+        text = "\n".join([first + title + "}", *others])
+        path.write_text(text, encoding="utf-8")
+
+    for title in ("NaN", "null", '""'):
+        write(title)
+        assert load_beir(tmp_path).corpus[0] == "plain"
+    for title in ('["a"]', "1", "true", "{}"):
+        write(title)
+        with pytest.raises(ValueError, match="line 1.* has a title that is no string"):
+            load_beir(tmp_path)

@@ -354,3 +354,8 @@ def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="its folder does not exist"):
         generate_pairs(DOCUMENTS, asked, path=tmp_path / "no" / "x.json")
     assert not asked.counts
+
+
+def test_ids_that_no_file_can_hold_are_refused_before_a_call():
+    with pytest.raises(ValueError, match="cannot be written as UTF-8"):
+        generate_pairs({"caf\udce9.txt": "text"}, lambda prompt: 1 / 0)

@@ -434,3 +434,24 @@ def test_a_passing_error_deletes_nothing(tmp_path, monkeypatch):
     assert len(folder.shards) == 2
     found = {int(i): v for at, rows in folder.find(digests) for i, v in zip(at, rows)}  # noqa: B905
     np.testing.assert_array_equal([found[0], found[1]], vectors)
+
+
+def test_where_all_shards_of_a_merge_are_damaged_nothing_is_merged(tmp_path):
+    words_so_far = []
+    for i in range(16):
+        words_so_far += words(1, i)
+        check(tmp_path, words_so_far)
+    for path in shards(tmp_path):
+        with open(path, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)[0]
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last ^ 255]))
+    with pytest.warns(UserWarning):
+        check(tmp_path, words(1, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        check(tmp_path, words(20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert check(tmp_path, words(20)) == []

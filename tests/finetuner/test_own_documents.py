@@ -315,3 +315,53 @@ def test_texts_of_the_rule_are_not_in_a_saved_directory(static_model, tmp_path):
     assert "exclude_self" in content["not_restored"]
     with pytest.warns(UserWarning, match="exclude_self"):
         assert skembft.load(tmp_path / "m").exclude_self is False
+
+
+def test_only_bools_and_dicts_say_what_is_left_out():
+    encoder = PrecomputedEncoder({"q": [1, 0.0], "a": [0.9, 0.3], "b": [0.6, 0.6]})
+    data = {"X": ["q"], "y": ["a"]}
+    for no, yes in (False, True), (np.False_, np.True_):
+        scores = [
+            RetrievalScorer("mrr@10", corpus=["q", "b"], exclude_self=x)(
+                encoder, **data
+            )
+            for x in (no, yes)
+        ]
+        assert scores == [0.5, 1.0]
+        rows = [
+            skembft.inspection.compare_retrieval(
+                encoder, encoder, **data, corpus=["q", "b"], metrics="mrr@10",
+                exclude_self=x,
+            ).rows[0]["before"]
+            for x in (no, yes)
+        ]  # fmt: skip
+        assert rows == [0.5, 1.0]
+    for wrong in (0, "no", ["q"]):
+        with pytest.raises(TypeError, match="exclude_self must be a bool or a dict"):
+            RetrievalScorer("mrr@10", exclude_self=wrong)
+        with pytest.raises(TypeError, match="exclude_self must be"):
+            mine_hard_negatives(encoder, **data, exclude_self=wrong)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_dict_that_names_no_document_leaves_the_same_text_out(stored):
+    encoder = PrecomputedEncoder(
+        {"q": [1, 0.0], "a": [0.9, 0.3], "b": [0.6, 0.6], "d1": [0.95, 0.2]}
+    )
+    for own in ({}, {"q": "gone"}, {"other": "a"}):
+        scorer = RetrievalScorer("mrr@10", corpus=["q", "b"], exclude_self=own)
+        assert scorer(encoder, ["q"], ["a"]) == 1.0
+        [row] = mine_hard_negatives(
+            encoder, ["q"], ["a"], corpus=["q", "b"], exclude_self=own,
+            relative_margin=None,
+        )  # fmt: skip
+        assert row == {"a": 1.0, "b": 0.0}
+    if not stored:
+        return
+    table = pytest.importorskip("pyarrow").table({"query": ["q"], "document": ["a"]})
+    corpus = ["q", "b"]
+    for own, found in ({"q": "gone"}, 1), ({"q": "b"}, 2), (False, 1):
+        data = check_retrieval_data(
+            table, None, kind="text", corpus=corpus, own=own, stored=True
+        )
+        assert data.judged.own.tolist() == [found]

@@ -427,3 +427,11 @@ def test_no_example_of_a_whole_model_has_a_weight(static_model):
     finetuner = EmbeddingFinetuner(static_model, loss="margin_mse")
     with pytest.raises(ValueError, match="nothing to learn"):
         finetuner.fit(["wet1", "wet2", "wet3"], graded, [0, 1, 1])
+
+
+def test_weights_whose_sum_overflows():
+    encoder = PrecomputedEncoder({"q": [1, 0.0], "r": [1, 0.5], "a": [0.9, 0.3]})
+    scorer = RetrievalScorer("mrr@10")
+    for X in ["q", "r"], ["q", "q"]:
+        with pytest.raises(ValueError, match="sum of sample_weight overflows"):
+            scorer(encoder, X, ["a", "a"], sample_weight=[1e308, 1e308])

@@ -828,3 +828,32 @@ def test_import_draws_nothing():
         "sys.exit(any(m in sys.modules for m in ('torch', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_displays_leave_out_what_the_estimator_leaves_out(before):
+    rng = np.random.default_rng(0)
+    ids, vectors = [f"d{i}" for i in range(30)], rng.normal(size=(30, 4))
+    vectors[1::2] = vectors[::2] + 0.3 * rng.normal(size=(15, 4))
+    X, y = ids[::2], ids[1::2]
+    index = PrecomputedEncoder((ids, vectors))
+    adapter = AdapterFinetuner(
+        index, epochs=1, exclude_self=True, validation_fraction=None
+    ).fit(X, y, corpus=ids)
+    expected = RetrievalScorer("recall@1", corpus=ids)(adapter, X, y)
+    assert expected > 0.5
+    data = {"X": X, "y": y, "corpus": ids}
+    curve = RetrievalCurveDisplay.from_estimator(
+        adapter, **data, ks=[1], before=index if before else None
+    )
+    assert list(curve.scores.values())[-1] == [expected]
+    gains = QueryGainDisplay.from_estimator(
+        adapter, **data, before=index, metric="recall@1"
+    )
+    base = RetrievalScorer("recall@1", corpus=ids, exclude_self=True)(index, X, y)
+    assert np.mean(gains.gains) == pytest.approx(expected - base)
+    if not before:
+        seen = RetrievalCurveDisplay.from_estimator(
+            adapter, **data, ks=[1], exclude_self=False
+        )
+        assert list(seen.scores.values()) == [[0.0]]

@@ -340,3 +340,11 @@ def test_qrels_and_run_of_a_wrong_type():
         evaluate({"q": ["a"]}, {})
     with pytest.raises(TypeError, match="run must be a dict of dicts"):
         evaluate({"q": {"a": 1}}, [("q", {"a": 1.0})])
+
+
+@pytest.mark.parametrize("metric", ["ndcg", "mrr", "map", "recall", "hit_rate"])
+def test_a_cut_off_beyond_every_document_costs_nothing(metric):
+    qrels, run = {"q": {"a": 1, "b": 2}}, {"q": {"a": 1, "c": 0.9, "b": 0.5}}
+    [found] = evaluate(qrels, run, f"{metric}@{10**12}").values()
+    [expected] = evaluate(qrels, run, f"{metric}@3").values()
+    assert found == pytest.approx(expected)

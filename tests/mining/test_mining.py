@@ -198,3 +198,31 @@ def test_bad_input(index, options, error, message):
 def test_vectors_are_refused():
     with pytest.raises(ValueError, match="negatives='hard'"):
         mine_hard_negatives(AdapterFinetuner(None), [[1.0, 2.0]], [[1.0, 2.0]])
+
+
+def test_rounding_leaves_out_no_copy_of_the_positive():
+    """ "0 leaves out only those above it": the same vector is not above."""
+    for seed in range(50):
+        rng = np.random.default_rng(seed)
+        query, other = rng.normal(size=(2, 64))
+        near = query + rng.normal(size=64)
+        encoder = PrecomputedEncoder(
+            {"q": query, "a": near, "a2": near.copy(), "b": other, "same": query.copy()}
+        )
+        corpus = ["a", "a2", "b"]
+        [row] = mine_hard_negatives(
+            encoder, ["q"], ["a"], corpus=corpus, relative_margin=0
+        )
+        assert "a2" in row
+        [row] = mine_hard_negatives(
+            encoder, ["q"], ["a"], corpus=[*corpus, "same"], relative_margin=None,
+            max_score=1.0,
+        )  # fmt: skip
+        assert "same" in row
+
+
+@pytest.mark.parametrize("options", [{"range_max": 10**12}, {"n_negatives": 10**12}])
+def test_memory_is_that_of_the_corpus(options):
+    encoder = PrecomputedEncoder({"q": [1, 0.0], "a": [0.9, 0.3], "b": [0.6, 0.6]})
+    [row] = mine_hard_negatives(encoder, ["q"], ["a"], corpus=["b"], **options)
+    assert row == {"a": 1.0, "b": 0.0}
