@@ -347,7 +347,8 @@ class AdapterFinetuner(FrozenFinetuner):
                 "with encoder=None, y holds class labels or the vectors of the "
                 "relevant documents."
             )
-        X = self._check_X(X, f"X{suffix}", reset)
+        going_on = self.warm_start and self.__sklearn_is_fitted__()
+        X = self._check_X(X, f"X{suffix}", reset and not going_on)
         return check_vector_data(X, y, corpus, suffix)
 
     def _check_X(self, X: Data, name: str, reset: bool = False) -> Vectors:

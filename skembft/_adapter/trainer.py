@@ -41,8 +41,9 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     which is evaluated by the queries that it has not seen. A state has the weights of
     each.
 
-    A warm start goes on from fitted weights: in `starts` those for the fit with
-    validation, which have not seen the queries held out, and those for the refit.
+    A warm start goes on from fitted weights, the second of `starts`; where a fit holds
+    out queries and trains on all of them again afterwards, it goes on from the first
+    before that, which have not seen those that may be held out.
     """
 
     adapters: list[AdapterTraining]
@@ -64,7 +65,10 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     @property
     def start(self) -> Weights | None:
         """The weights to go on from, or None."""
-        return self.starts and self.starts[self.tasks.refitting]
+        if self.starts is None:
+            return None
+        again = self.holds_out and self.settings.refit and not self.tasks.refitting
+        return self.starts[0 if again else 1]
 
     @property
     def patience(self) -> int | None:
@@ -139,7 +143,8 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         custom = isinstance(self.settings.adapter, type)
         # a module of the user's may draw from torch's global random state
         with isolated_rng() if custom else nullcontext():
-            starts_elsewhere = custom and not self.start  # not at the identity
+            untrained = not any((self.start or {}).values())
+            starts_elsewhere = custom and untrained  # not at the identity
             if starts_elsewhere and not monitor.history:
                 monitor.start()
             for adapter in adapters:

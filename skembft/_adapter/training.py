@@ -86,6 +86,7 @@ class AdapterTraining:
         elif settings.side == "separate":
             document = self._layer()
         self.layers = {"query": query, "document": document}
+        self._check_width(start or {})
         for side, layer in self.layers.items():
             if start and start.get(side) and layer is not None:
                 layer.load(start[side])
@@ -97,6 +98,18 @@ class AdapterTraining:
                     "keep the dimension, or adapt documents too: side='both'."
                 )
         self.base_state = self.snapshot()
+
+    def _check_width(self, start: Weights) -> None:
+        """Refuse weights that take other vectors; a module of the user's does so."""
+        for weights in start.values():
+            first = weights.get("weight", weights.get("weight_1"))
+            if isinstance(self.settings.adapter, str) and first is not None:
+                if first.shape[1] != self.dim:
+                    raise ValueError(
+                        "warm_start=True trains the fitted adapter further, which "
+                        f"takes vectors of {first.shape[1]} dimensions, and these have "
+                        f"{self.dim}: fit a clone, or take the encoder of the fit."
+                    )
 
     def _layer(self) -> _Module:
         settings, dim = self.settings, self.dim

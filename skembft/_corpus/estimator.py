@@ -19,6 +19,7 @@ from skembft._corpus.trainer import (
     similarity_of,
     unit_vectors,
 )
+from skembft._data.encoded import encode
 from skembft._data.items import check_items
 from skembft._data.retrieval_data import RetrievalData
 from skembft._finetuner.base import FINETUNER_CONSTRAINTS
@@ -27,6 +28,7 @@ from skembft._saving.params import STATE, Damaged, check
 from skembft._saving.registry import saved_by_name
 from skembft._saving.state import ARRAYS, Parts, State
 from skembft._utils.estimators import tag_text_input
+from skembft._utils.messages import shorten
 from skembft._utils.types import (
     Data,
     Ints,
@@ -284,7 +286,7 @@ class CorpusFinetuner(FrozenFinetuner):
 
     def _saved(self) -> Parts:
         parts = super()._saved()
-        parts.content["gamma"] = float(self.gamma_)
+        parts.content |= {"gamma": float(self.gamma_), "similarity": self.similarity_}
         parts.arrays["moved_vectors"] = self.moved_vectors_
         parts.files[_DOCUMENTS] = self.moved_documents_
         return parts
@@ -305,7 +307,10 @@ class CorpusFinetuner(FrozenFinetuner):
             raise Damaged(f"{ARRAYS} holds no 'moved_vectors' of shape {shape}")
         self.moved_documents_, self.moved_vectors_ = documents, vectors
         self.gamma_ = gamma
-        self.similarity_ = similarity_of(self.method)
+        similarity: Any = state.content.get("similarity", similarity_of(self.method))
+        if similarity not in ("cosine", "dot"):
+            raise Damaged(f"'similarity' in {STATE} is {shorten(similarity)}")
+        self.similarity_ = similarity
 
     # ---- use
 
@@ -325,7 +330,7 @@ class CorpusFinetuner(FrozenFinetuner):
         return self._query_vectors(X)
 
     def _query_vectors(self, queries: Data) -> Vectors:
-        return unit_vectors(self._checked_encoder().transform(queries))
+        return unit_vectors(encode(self._checked_encoder(), queries, "query"))
 
     def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents, moved where they have moved.

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from skembft._data.items import check_items, check_queries
 from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.types import Floats, Ints, Items, Role, Split, Vectors
 from skembft._utils.vectors import (
@@ -107,9 +108,13 @@ def encode(estimator: Any, items: Items, role: Role) -> Vectors:
     """Vectors of queries or documents by an encoder or finetuner.
 
     What lies in a matrix is taken from it when it is needed: the result may be
-    `TakenRows`, or float16.
+    `TakenRows`, or float16. An encoder that is not ours gets a list of str.
     """
     if hasattr(estimator, f"_{role}_vectors"):
         return getattr(estimator, f"_{role}_vectors")(items)
-    method = "transform" if role == "query" else "transform_documents"
-    return to_array(getattr(estimator, method)(items), f"The {role} vectors")
+    kind: Any = getattr(estimator, "_item_kind", "text")
+    if role == "query":
+        vectors = estimator.transform(check_queries(items, kind))
+    else:
+        vectors = estimator.transform_documents(check_items(items, "D", kind))
+    return to_array(vectors, f"The {role} vectors")

@@ -497,6 +497,7 @@ class EmbeddingFinetuner(HasModelParams, BaseFinetuner):
 
     def _saved(self) -> Parts:
         parts = super()._saved()
+        parts.content["truncate_dim"] = self.model_.truncate_dim
         if self._document_key is not None:
             parts.content["document_key"] = list(self._document_key)
         return parts

@@ -102,7 +102,9 @@ class BaseFinetuner(
     _advice = "More data, other negatives, or a lower learning_rate may help."
 
     history_: History
-    # keys of the queries that fits have trained on
+    # keys of the queries that fits have trained on, and what a warm start that trains
+    # on all queries again at the end goes on from has been trained on
+    _seen_queries: Ints = np.empty(0, dtype=np.uint64)
     _trained_queries: Ints = np.empty(0, dtype=np.uint64)
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -216,7 +218,7 @@ class BaseFinetuner(
     def _trained_before(self) -> Ints | None:
         """Keys of the queries of earlier fits, which a warm start goes on from."""
         if getattr(self, "warm_start", False) and self.__sklearn_is_fitted__():
-            return self._trained_queries
+            return self._trained_queries if self.refit else self._seen_queries
         return None
 
     def _remember(
@@ -230,10 +232,14 @@ class BaseFinetuner(
         if not hasattr(self, "warm_start"):
             return
         keys = query_keys(data.queries)
+        trained_on = keys[splits[0][0]] if splits else keys
         kept = self._keep_validated(validated if splits and self.refit else None)
-        if splits and (kept or not self.refit):
-            keys = keys[splits[0][0]]
-        self._trained_queries = keys if trained is None else np.union1d(trained, keys)
+        seen = keys if self.refit else trained_on
+        if trained is not None:  # it went on from an earlier fit
+            seen = np.union1d(self._seen_queries, seen)
+            trained_on = np.union1d(trained, trained_on)
+        self._seen_queries = seen
+        self._trained_queries = trained_on if kept else seen
 
     def _keep_validated(self, state: Any) -> bool:
         """Keep the state that a refit, if there was one, has replaced, if possible.
@@ -463,12 +469,13 @@ class BaseFinetuner(
         )
         self._sizes = state.sizes()
         if _TRAINED in state.arrays:
-            self._trained_queries = state.arrays.pop(_TRAINED)
+            self._seen_queries = state.arrays.pop(_TRAINED)
+            self._trained_queries = self._seen_queries
 
     def _saved(self) -> Parts:
         parts = super()._saved()
-        if len(self._trained_queries):
-            parts.arrays[_TRAINED] = self._trained_queries
+        if len(self._seen_queries):
+            parts.arrays[_TRAINED] = self._seen_queries
         return parts
 
     @property

@@ -113,12 +113,27 @@ class FrozenFinetuner(BaseFinetuner):
             X, y = self._select(X, rows, "X"), self._select(y, rows, "y")
             if sample_weight is not None:
                 sample_weight = np.asarray(sample_weight)[rows]
-        encoder = clone(self.encoder)
+        encoder = self._seeded(trainer)
         with warnings.catch_warnings():
             # it is told of all rows
             warnings.simplefilter("ignore", MissingDocumentsWarning)
             trainer.encoder = encoder.fit(X, y, sample_weight, corpus=corpus)
         return True
+
+    def _seeded(self, trainer: Any) -> Any:
+        """A clone of the encoder, with a `random_state` where it has none.
+
+        The same in both fits, of which the first is validated.
+        """
+        encoder = clone(self.encoder)
+        unset = [
+            name
+            for name, value in encoder.get_params().items()
+            if name.rpartition("__")[2] == "random_state" and value is None
+        ]
+        if unset and trainer.encoder_seed is None:
+            trainer.encoder_seed = int(trainer.rng.randint(2**31 - 1))
+        return encoder.set_params(**dict.fromkeys(unset, trainer.encoder_seed))
 
     def _select(self, values: Data, rows: Ints, name: str) -> Data:
         """Some rows of X or y, in any of the forms that they may take."""

@@ -201,7 +201,7 @@ class Monitor:
         chose = None if self.validate is None else self.metric
         return {
             "history_": History(self.history, metric=chose, best_step=self.best_step),
-            "n_iter_": self.history[-1]["step"],
+            "n_iter_": max(entry["step"] for entry in self.history),
             "best_step_": self.best_step,
             "best_epoch_": float(self.best_epoch),
             "base_score_": self.base_score,

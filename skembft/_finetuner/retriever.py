@@ -1,15 +1,16 @@
 """What a fitted finetuner is used for: to score, and to retrieve."""
 
 import warnings
+from collections.abc import Callable
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._data.encoded import encode
 from skembft._data.items import check_items, check_queries
-from skembft._data.numbering import find_own
+from skembft._data.numbering import Numbering, find_own
 from skembft._data.relevance import JudgedRelevance
 from skembft._utils.types import (
     Data,
@@ -28,6 +29,9 @@ from skembft.metrics._scoring import (
     read_for,
     score_vectors,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 POOL = "documents in the pool of validation"  # in the sizes that are kept
 # sizes of collections of which a score over few documents has been told: a search makes
@@ -170,18 +174,18 @@ class RetrieverMixin:
             raise ValueError(f"k must be a positive whole number, got {k!r}.")
         kind = item_kind(self)
         if kind != "vector" and _is_matrix(corpus):
-            documents, exclude = self._check_prepared(corpus), None
+            documents, hide = self._check_prepared(corpus), None
         else:
             if kind != "vector":
                 corpus = check_items(corpus, "corpus", kind)
             documents = encode(self, corpus, "document")
-            exclude = self._own_documents(X, corpus)
+            hide = self._hide_own(X, corpus)
         return top_k(
             np.asarray(self.transform(X)),
             documents,
             int(k),
             similarity=self._similarity,
-            exclude=exclude,
+            hide=hide,
         )
 
     def _check_prepared(self, vectors: Vectors) -> Vectors:
@@ -199,16 +203,27 @@ class RetrieverMixin:
             )
         return vectors
 
-    def _own_documents(self, X: Data, corpus: Data) -> Ints | None:
-        """Index in `corpus` of the document that each query is, where it is left out.
+    def _hide_own(
+        self, X: Data, corpus: Data
+    ) -> Callable[["Tensor", int, int], None] | None:
+        """What hides from each query the document that it is, where it is left out.
 
-        -1 where there is none.
+        The corpus may repeat it.
         """
         kind = item_kind(self)
         if self.exclude_self is False or kind == "vector":
             return None
-        place = {document: i for i, document in reversed(list(enumerate(corpus)))}
-        return find_own(check_queries(X, kind), place, self.exclude_self)
+        numbering = Numbering()
+        number = numbering.of(corpus)
+        own = find_own(check_queries(X, kind), numbering, self.exclude_self)
+
+        def hide(scores: "Tensor", first_query: int, first_document: int) -> None:
+            n_queries, n_documents = scores.shape
+            ours = own[first_query : first_query + n_queries]
+            theirs = number[first_document : first_document + n_documents]
+            scores[ours[:, None] == theirs] = -np.inf
+
+        return hide
 
 
 def _is_matrix(values: Data) -> bool:

@@ -62,7 +62,10 @@ class Trainer(ABC, Generic[P, S]):
     pair_cost = 2_000
     # how often `train` may train from the start, to compare
     runs = 1
-    in_folds = False  # whether each query is held out once, which `split` tells
+    # whether some queries of the fit are held out, and each once: `split` tells
+    holds_out = in_folds = False
+
+    encoder_seed: int | None = None  # of an encoder that learns
 
     def __init__(self, estimator: Settings, rng: np.random.RandomState) -> None:
         self.settings = estimator
@@ -88,7 +91,7 @@ class Trainer(ABC, Generic[P, S]):
         Of several splits, which only finetuners over a frozen encoder make, both are
         the same `Folds`.
         """
-        self.in_folds = len(splits) > 1
+        self.holds_out, self.in_folds = True, len(splits) > 1
         if self.in_folds:
             folds = Folds.of(prepared, splits)
             return folds, folds

@@ -288,6 +288,9 @@ class State:
                 "directories 'query' and 'document' load, the finetuner does not"
             )
         check(count, int, f"{n_modules!r} in {STATE}")
+        truncate_dim: Any = self.content.get("truncate_dim", finetuner.truncate_dim)
+        if truncate_dim is not None:
+            check(truncate_dim, int, f"'truncate_dim' in {STATE}")
         for file in path.rglob("*"):
             if file.suffix in UNSAFE:
                 raise Damaged(f"{file.name} may hold code; only safetensors are read")
@@ -307,7 +310,7 @@ class State:
             device=device,
             prompts=whole.prompts,  # type: ignore[arg-type]  # a model's hold no None
             similarity_fn_name=whole.similarity_fn_name,
-            truncate_dim=finetuner.truncate_dim,
+            truncate_dim=truncate_dim,
         ).eval()
         transformer = getattr(model, "transformers_model", None)
         if transformer is not None:
