@@ -141,7 +141,8 @@ class AdapterFinetuner(FrozenFinetuner):
         ids tell (``load_beir(…).own_documents``). A query's own document is never its
         negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
-        Determines the validation queries, the order of the pairs and drawn negatives.
+        Determines the validation queries, the order of the pairs and drawn negatives,
+        and what an encoder that learns draws, if it has no `random_state` itself.
 
     Attributes
     ----------

@@ -108,7 +108,8 @@ class CorpusFinetuner(FrozenFinetuner):
         ids tell (``load_beir(…).own_documents``). A query's own document is never its
         negative, whatever this says.
     random_state : int, RandomState instance or None, default=None
-        Determines which queries are held out, and in which part.
+        Determines which queries are held out, and in which part, and what an encoder
+        that learns draws, if it has no `random_state` itself.
 
     Attributes
     ----------
