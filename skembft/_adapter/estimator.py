@@ -107,7 +107,8 @@ class AdapterFinetuner(FrozenFinetuner):
         How much of what was learnt is kept: α of ``(1 - α) W₀ + α W``, between the
         layer at its start and as it was trained. "auto" is 1 where the gain in
         validation is sure, and 0.7, 0.5 or 0 the more chance may have made it; None
-        is 1, or 0 where that is likely.
+        is 1, or 0 where that is likely. A warm start of a low-rank layer keeps the
+        nearest one of its rank.
     use_all_docs : bool, default=True
         Whether every relevant document of a query makes a pair, or the first only.
     scoring : str, default="ndcg@10"
