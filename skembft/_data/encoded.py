@@ -113,8 +113,11 @@ def encode(estimator: Any, items: Items, role: Role) -> Vectors:
     if hasattr(estimator, f"_{role}_vectors"):
         return getattr(estimator, f"_{role}_vectors")(items)
     kind: Any = getattr(estimator, "_item_kind", "text")
-    if role == "query":
-        vectors = estimator.transform(check_queries(items, kind))
-    else:
-        vectors = estimator.transform_documents(check_items(items, "D", kind))
+    if kind != "vector":
+        is_query = role == "query"
+        items = (
+            check_queries(items, kind) if is_query else check_items(items, "D", kind)
+        )
+    method = "transform" if role == "query" else "transform_documents"
+    vectors = getattr(estimator, method)(items)
     return to_array(vectors, f"The {role} vectors")

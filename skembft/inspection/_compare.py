@@ -9,7 +9,6 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from skembft._utils.estimators import thawed
-from skembft._utils.messages import shorten
 from skembft._utils.types import Data, MetricNames, OwnDocuments, RandomState
 from skembft.encoders._sentence import as_encoder
 from skembft.inspection._comparison import RetrievalComparison
@@ -18,6 +17,7 @@ from skembft.metrics._measures import HISTORY_METRICS, check_metrics
 from skembft.metrics._scoring import (
     check_own,
     check_retriever,
+    common_own,
     item_kind,
     rank_estimator,
     read_for,
@@ -163,14 +163,3 @@ def _untouched(after: Any) -> Any:
         )
     check_is_fitted(after)
     return after._checked_encoder()
-
-
-def common_own(before: Any, after: Any) -> OwnDocuments:
-    """What both, or the one that has it, have as `exclude_self`."""
-    have = [e.exclude_self for e in (before, after) if hasattr(e, "exclude_self")]
-    if len(have) == 2 and have[0] != have[1]:
-        raise ValueError(
-            f"exclude_self is {shorten(have[0])} in before and {shorten(have[1])} in "
-            "after: pass the one by which both are to retrieve as exclude_self."
-        )
-    return have[0] if have else False

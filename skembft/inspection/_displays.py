@@ -11,9 +11,8 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._utils.messages import nearest
 from skembft._utils.types import Data, OwnDocuments
 from skembft.encoders._sentence import as_encoder
-from skembft.inspection._compare import common_own
 from skembft.metrics import RetrievalScorer
-from skembft.metrics._scoring import unwrap
+from skembft.metrics._scoring import common_own, unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

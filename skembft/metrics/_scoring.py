@@ -210,6 +210,17 @@ def check_own(exclude_self: Any) -> OwnDocuments | None:
     )
 
 
+def common_own(before: Any, after: Any) -> OwnDocuments:
+    """What both, or the one that has it, have as `exclude_self`."""
+    have = [e.exclude_self for e in (before, after) if hasattr(e, "exclude_self")]
+    if len(have) == 2 and have[0] != have[1]:
+        raise ValueError(
+            f"exclude_self is {shorten(have[0])} in before and {shorten(have[1])} in "
+            "after: pass the one by which both are to retrieve as exclude_self."
+        )
+    return have[0] if have else False
+
+
 def check_corpus(corpus: Data) -> None:
     """Refuse a corpus that no estimator could take, whatever its kind."""
     if corpus is None:
