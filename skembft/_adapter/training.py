@@ -101,15 +101,16 @@ class AdapterTraining:
 
     def _check_width(self, start: Weights) -> None:
         """Refuse weights that take other vectors; a module of the user's does so."""
+        if not isinstance(self.settings.adapter, str):
+            return
         for weights in start.values():
             first = weights.get("weight", weights.get("weight_1"))
-            if isinstance(self.settings.adapter, str) and first is not None:
-                if first.shape[1] != self.dim:
-                    raise ValueError(
-                        "warm_start=True trains the fitted adapter further, which "
-                        f"takes vectors of {first.shape[1]} dimensions, and these have "
-                        f"{self.dim}: fit a clone, or take the encoder of the fit."
-                    )
+            if first is not None and first.shape[1] != self.dim:
+                raise ValueError(
+                    "warm_start=True trains the fitted adapter further, which takes "
+                    f"vectors of {first.shape[1]} dimensions, and these have "
+                    f"{self.dim}: fit a clone, or take the encoder of the fit."
+                )
 
     def _layer(self) -> _Module:
         settings, dim = self.settings, self.dim

@@ -113,11 +113,11 @@ def encode(estimator: Any, items: Items, role: Role) -> Vectors:
     if hasattr(estimator, f"_{role}_vectors"):
         return getattr(estimator, f"_{role}_vectors")(items)
     kind: Any = getattr(estimator, "_item_kind", "text")
+    is_query = role == "query"
     if kind != "vector":
-        is_query = role == "query"
         items = (
             check_queries(items, kind) if is_query else check_items(items, "D", kind)
         )
-    method = "transform" if role == "query" else "transform_documents"
-    vectors = getattr(estimator, method)(items)
+    method = estimator.transform if is_query else estimator.transform_documents
+    vectors = method(items)
     return to_array(vectors, f"The {role} vectors")
