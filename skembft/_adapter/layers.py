@@ -51,9 +51,9 @@ class Linear(nn.Module):
     def load(self, weights: Arrays) -> Self:
         """Take up the arrays of `weights`."""
         start = torch.eye(len(self.delta)) if self.start is None else self.start
-        self.delta.copy_(torch.from_numpy(weights["weight"]) - start)
+        self.delta.copy_(torch.tensor(weights["weight"]) - start)
         if self.bias is not None:
-            self.bias.copy_(torch.from_numpy(weights["bias"]))
+            self.bias.copy_(torch.tensor(weights["bias"]))
         return self
 
 
@@ -117,7 +117,7 @@ class ResidualMLP(nn.Module):
 
     def load(self, weights: Arrays) -> Self:
         """Take up the arrays of `weights`."""
-        self.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
+        self.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
         return self
 
 

@@ -177,7 +177,7 @@ class CorpusFinetuner(FrozenFinetuner):
             StrOptions({"auto"}),
         ],
         "method": [StrOptions({"nudge_n", "nudge_m"})],
-        "gamma": [Interval(Real, 0, None, closed="left"), None],
+        "gamma": [Interval(Real, 0, 1e18, closed="both"), None],
     }
 
     moved_documents_: list[Item]

@@ -17,7 +17,8 @@ from skembft._data.encoded import encode
 from skembft._data.items import check_items
 from skembft._utils.estimators import DocLink, PlainParameters, tag_text_input
 from skembft._utils.types import Bools, Data, Floats, Ints, OwnDocuments, Vectors
-from skembft._utils.vectors import to_array, unit_rows
+from skembft._utils.vectors import check_same_width, to_array, unit_rows
+from skembft.calibration._levels import Levels
 from skembft.calibration._thresholds import (
     conformal_cutoff,
     threshold_of_precision,
@@ -187,6 +188,7 @@ class RelevanceCalibrator(DocLink, PlainParameters, BaseEstimator):
         self.classes_ = calibrator.classes_
         self.scores_, self.relevant_ = scores, relevant
         self.answer_scores_, self.n_relevant_ = answers, n_relevant
+        self._levels = Levels(scores)
         return self
 
     def predict_proba(self, pairs: Data) -> Floats:
@@ -280,7 +282,9 @@ class RelevanceCalibrator(DocLink, PlainParameters, BaseEstimator):
         Notes
         -----
         Precision and recall are those of the pairs in `fit`, over all queries together;
-        of new queries they differ by chance, in both directions.
+        of new queries they differ by chance, in both directions. A score that differs
+        from one of these by a millionth of the highest, as the same pair's does in
+        another batch, counts as equal to it, in all that this class computes.
 
         The coverage is a guarantee of split conformal prediction (references of the
         class): with n held-out queries that have an answer, the cut-off is the score
@@ -392,7 +396,7 @@ class RelevanceCalibrator(DocLink, PlainParameters, BaseEstimator):
 
     def _probability(self, scores: Floats) -> Floats:
         """The probability of relevance of every score."""
-        column = np.asarray(scores, dtype=np.float64)[:, None]
+        column = self._levels.snap(np.asarray(scores, dtype=np.float64))[:, None]
         return self.calibrator_.predict_proba(column)[:, 1] if len(column) else scores
 
     def __sklearn_tags__(self) -> Tags:
@@ -439,8 +443,10 @@ def _retrieve(retriever: Any, X: Data, corpus: Data, k: int) -> tuple[Ints, Floa
     else:
         corpus = check_items(corpus, "corpus", item_kind(retriever))
         documents = encode(retriever, corpus, "document")
+    queries = encode(retriever, X, "query")
+    check_same_width(queries, documents)
     return top_k(
-        encode(retriever, X, "query"),
+        queries,
         documents,
         k,
         similarity=getattr(retriever, "_similarity", "cosine"),

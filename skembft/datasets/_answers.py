@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -215,12 +217,24 @@ def _content(documents: dict[str, str], queries: dict[str, list[str]]) -> QAData
             query = text.casefold()
             texts.setdefault(query, text)
             relevant.setdefault(query, []).append(document_id)
+    ids = [f"{_prefix(documents)}{i}" for i in range(len(texts))]
     return {
-        "queries": {f"q{i}": text for i, text in enumerate(texts.values())},
+        "queries": dict(zip(ids, texts.values(), strict=True)),
         "corpus": documents,
-        "relevant_docs": {f"q{i}": ids for i, ids in enumerate(relevant.values())},
+        "relevant_docs": dict(zip(ids, relevant.values(), strict=True)),
         "mode": "text",
     }
+
+
+def _prefix(documents: Iterable[str]) -> str:
+    """What ids of queries begin with: "q", or more where documents are called so.
+
+    A query of a document's id would be that document itself.
+    """
+    prefix = "q"
+    while any(re.fullmatch(rf"{prefix}\d+", document_id) for document_id in documents):
+        prefix += "q"
+    return prefix
 
 
 def _digest(text: str) -> str:

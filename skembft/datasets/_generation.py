@@ -277,6 +277,7 @@ def _bunch(content: QADataset, failures: list[tuple[str, str]]) -> Bunch:
         corpus=list(corpus.values()),
         query_ids=list(queries),
         corpus_ids=list(corpus),
+        own_documents={},
         failures=failures,
         DESCR=f"{len(queries)} generated queries, {len(corpus)} documents, of which "
         f"{len(failures)} have none.",

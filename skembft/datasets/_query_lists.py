@@ -30,8 +30,9 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(r"[-*+•–—]\s+")
-# a label in any other language, where all questions have it: "Swali la 1: ", "1º "
-_COUNTED = re.compile(r"(\D{0,20}?)(\d{1,3})\s?([^\w\s]{1,2}|º)\s+")
+# a label in any other language, where all questions have it: "Swali la 1: ", "1º ",
+# or a number alone
+_COUNTED = re.compile(r"(\D{0,20}?)(\d{1,3})(?:\s?([^\w\s]{1,2}|º))?\s+")
 _WRAPPERS = [("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"), ("`", "`")]
 _WRAPPERS += [('"', '"'), ("'", "'"), ("“", "”"), ("‘", "’"), ("«", "»"), ("»", "«")]
 _WRAPPERS += [("„", "“"), ("„", "”"), ("‹", "›"), ("「", "」"), ("『", "』")]
@@ -80,7 +81,8 @@ def _is_question(line: str) -> bool:
 
 def _without_numbers(questions: list[str]) -> list[str]:
     """Take off what counts the questions 1, 2, 3, …, where it is the same in all."""
-    matches = [match for match in map(_COUNTED.match, questions) if match]
+    found = map(_COUNTED.match, questions)
+    matches = [match for match in found if match and (match[3] or not match[1])]
     labels = {match.group(1, 3) for match in matches}
     numbers = [int(match[2]) for match in matches]
     # a single one may be text: "Apollo 1: what happened?"

@@ -1,6 +1,7 @@
 """Read judgements and runs from files in TREC's formats."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -9,6 +10,7 @@ from skembft._utils import types
 from skembft.datasets._lines import numbered_lines
 
 _N = TypeVar("_N", int, float)
+_COLUMN = re.compile(r"[^ \t\r\n\f\v]+")  # an id may hold other white space
 
 
 def load_trec_qrels(path: types.Path) -> dict[str, dict[str, int]]:
@@ -138,7 +140,7 @@ def _read_columns(
     for where, line in numbered_lines(path):
         if line.startswith("#"):
             continue
-        columns = line.split()
+        columns = _COLUMN.findall(line)
         try:
             if len(columns) != n_columns:
                 raise ValueError(f"{len(columns)} columns")

@@ -1,6 +1,6 @@
 """Vectors that exist already, looked up by id."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
@@ -84,10 +84,7 @@ class PrecomputedEncoder(BaseEncoder):
         -------
         params : dict
         """
-        shown: dict[type, Callable[[Any], Any]]
-        shown = {dict: _ShownDict, tuple: _ShownTuple, list: _ShownTuple}
-        params = {"queries": self.queries, "documents": self.documents}
-        return {k: shown.get(type(v), lambda v: v)(v) for k, v in params.items()}
+        return {"queries": _shown(self.queries), "documents": _shown(self.documents)}
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Data = None, y: Data = None) -> Self:
@@ -189,8 +186,20 @@ class PrecomputedEncoder(BaseEncoder):
         return state
 
 
-class _ShownDict(dict):
-    """A dict that is shown by its size."""
+class _ShownMapping(Mapping):
+    """A mapping that is shown by its size."""
+
+    def __init__(self, vectors: Mapping[Any, Any]) -> None:
+        self._vectors = vectors
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._vectors[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
 
     def __repr__(self) -> str:
         return f"<{len(self)} × {_width(self.values())}>"
@@ -203,6 +212,14 @@ class _ShownTuple(tuple):
 
     def __repr__(self) -> str:
         return f"<{len(self[0])} × {_width(self[1])}>"
+
+
+def _shown(vectors: Any) -> Any:
+    """The same vectors, in a container that is shown by its size only."""
+    if isinstance(vectors, Mapping):
+        known = isinstance(vectors, _ShownMapping)
+        return vectors if known else _ShownMapping(vectors)
+    return _ShownTuple(vectors) if type(vectors) in (tuple, list) else vectors
 
 
 def _width(vectors: Any) -> int:

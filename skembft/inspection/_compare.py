@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from skembft._data.retrieval_data import RetrievalData
 from skembft._utils.estimators import thawed
-from skembft._utils.types import Data, MetricNames, OwnDocuments, RandomState
+from skembft._utils.types import (
+    Data,
+    MetricNames,
+    Metrics,
+    OwnDocuments,
+    RandomState,
+)
 from skembft.encoders._sentence import as_encoder
 from skembft.inspection._comparison import RetrievalComparison
 from skembft.inspection._rankings import KEPT, Rankings
@@ -125,24 +133,51 @@ def compare_retrieval(
         before, X_before = _untouched(after), X_after
     else:
         before, X_before = unwrap(as_encoder(before), X)
+    rankings = rank_both(
+        (before, X_before), (after, X_after), y, corpus, parsed, exclude_self
+    )
+    first, second = (side.values for side in rankings.sides)
+    return RetrievalComparison(rankings, first, second, confidence_level, seed)
+
+
+def rank_both(
+    before: tuple[Any, Data],
+    after: tuple[Any, Data],
+    y: Data,
+    corpus: Data,
+    metrics: Metrics,
+    exclude_self: OwnDocuments | None,
+) -> Rankings:
+    """Rank by two retrievers, each given with the queries that it takes."""
     exclude_self = check_own(exclude_self)
     if exclude_self is None:
-        exclude_self = common_own(before, after)
-    data = other = read_for(after, X_after, y, corpus, exclude_self)
+        exclude_self = common_own(before[0], after[0])
+    data = other = read_for(*after, y, corpus, exclude_self)
     exclude = others_exclude = data.excluded(exclude_self)
-    if before is not None and not _reads_alike(before, X_before, after, X_after):
-        other = read_for(before, X_before, y, corpus, exclude_self)
+    if before[0] is not None and not _reads_alike(*before, *after):
+        other = read_for(*before, y, corpus, exclude_self)
         others_exclude = other.excluded(exclude_self)
-    if data.n_queries != other.n_queries or len(data.documents) != len(other.documents):
+    if not _see_the_same(data, other):
         raise ValueError(
             "before and after do not see the same distinct queries and documents (a "
             "step of a Pipeline makes some of them equal): compare both behind it."
         )
-    first = rank_estimator(before, other, parsed, exclude=others_exclude, n_kept=KEPT)
-    second = rank_estimator(after, data, parsed, exclude=exclude, n_kept=KEPT)
-    rankings = Rankings(other, first, second)
-    return RetrievalComparison(
-        rankings, first.values, second.values, confidence_level, seed
+    first, second = (
+        rank_estimator(each, read, metrics, exclude=own, n_kept=KEPT)
+        for each, read, own in (
+            (before[0], other, others_exclude),
+            (after[0], data, exclude),
+        )
+    )
+    return Rankings(other, first, second)
+
+
+def _see_the_same(data: RetrievalData, other: RetrievalData) -> bool:
+    """Whether the same rows are the same query, and name the same documents."""
+    return (
+        len(data.documents) == len(other.documents)
+        and np.array_equal(data.row_query, other.row_query)
+        and np.array_equal(data.example_document, other.example_document)
     )
 
 

@@ -11,7 +11,9 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._utils.messages import nearest
 from skembft._utils.types import Data, OwnDocuments
 from skembft.encoders._sentence import as_encoder
+from skembft.inspection._compare import rank_both
 from skembft.metrics import RetrievalScorer
+from skembft.metrics._measures import check_metrics
 from skembft.metrics._scoring import common_own, unwrap
 
 if TYPE_CHECKING:
@@ -210,12 +212,16 @@ class QueryGainDisplay:
         display : QueryGainDisplay
         """
         before = as_encoder(before)
-        exclude_self = _own(exclude_self, before, estimator, X)
-        scorer = RetrievalScorer(metric, corpus=corpus, exclude_self=exclude_self)
-        new, old = (scorer.per_query(each, X, y) for each in (estimator, before))
-        assert isinstance(new, np.ndarray) and isinstance(old, np.ndarray)  # one metric
-        gains = new - old
-        return cls(gains[np.isfinite(gains)], metric=metric).plot(ax=ax)
+        rankings = rank_both(
+            unwrap(before, X),
+            unwrap(as_encoder(estimator), X),
+            y,
+            corpus,
+            check_metrics([metric]),
+            exclude_self,
+        )
+        old, new = (side.values[metric] for side in rankings.sides)
+        return cls(new - old, metric=metric).plot(ax=ax)
 
     def plot(self, *, ax: "Axes | None" = None) -> Self:
         """Draw the sorted gains as an area, and say how many queries they are.

@@ -268,7 +268,9 @@ def encode_with(
     # which may refuse
     similarity: Similarity = getattr(estimator, "_similarity", "cosine")
     queries = encode(estimator, data.queries, "query")
-    return queries, encode(estimator, data.documents, "document"), similarity
+    documents = encode(estimator, data.documents, "document")
+    check_same_width(queries, documents)
+    return queries, documents, similarity
 
 
 def unwrap(estimator: Any, X: Data) -> tuple[Any, Data]:

@@ -109,3 +109,35 @@ def test_rounding_of_floats_costs_no_query():
             if rank <= n:
                 cutoff = conformal_cutoff(np.arange(float(n)), coverage, 10)
                 assert cutoff == n - rank
+
+
+@pytest.mark.parametrize("width", [256, 384, 768])
+def test_queries_that_equal_their_answers(width):
+    """Most scores are 1 but for rounding, which the cut-off must not fall into."""
+    n, n_new, coverage = 9, 100, 0.9
+    in_batch, alone = [], []
+    for seed in range(6):
+        rng = np.random.RandomState(seed)
+        documents = rng.normal(size=(300, width))
+        answers = rng.randint(300, size=n + n_new)
+        far = rng.random(n + n_new) < 0.05
+        noise = rng.normal(size=(n + n_new, width)) * far[:, None]
+        names, queries = np.arange(300), np.arange(1000, 1000 + n + n_new)
+        index = PrecomputedEncoder(
+            (queries, documents[answers] + noise), (names, documents)
+        )
+        calibrator = RelevanceCalibrator(index, k=5)
+        calibrator.fit(queries[:n], answers[:n], corpus=names)
+        threshold = calibrator.threshold(coverage=coverage)
+
+        def found(queries, answers, calibrator=calibrator, names=names, at=threshold):
+            indices, _ = calibrator.retrieve(queries, names, threshold=at)
+            return (indices == answers[:, None]).any(axis=1)
+
+        in_batch.append(found(queries[n:], answers[n:]))
+        alone += [
+            found(queries[i : i + 1], answers[i : i + 1]) for i in range(n, n + 20)
+        ]
+    # all that equal their answers pass, 95 % of them
+    assert np.mean(in_batch) > 0.9
+    assert np.mean(alone) > 0.9

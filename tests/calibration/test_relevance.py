@@ -455,3 +455,44 @@ def test_joblib(index, names, method, tmp_path):
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("asked", ["precision", "recall"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_threshold_is_reached_by_whatever_product(method, asked):
+    """One query at a time scores with other last digits, as pairs do."""
+    for seed in range(20):
+        rng = np.random.RandomState(seed)
+        documents = rng.normal(size=(200, 384))
+        queries = documents[:20] + 2 * rng.normal(size=(20, 384))
+        names, asking = np.arange(200), np.arange(1000, 1020)
+        index = PrecomputedEncoder((asking, queries), (names, documents))
+        calibrator = RelevanceCalibrator(index, method=method)
+        calibrator.fit(asking, names[:20], corpus=names)
+        recall = calibrator.relevant_.sum() / calibrator.n_relevant_
+        share = {"recall": recall} if asked == "recall" else {"precision": 0.5}
+        threshold = calibrator.threshold(**share)
+
+        def passing(asking, index=calibrator, names=names, at=threshold):
+            indices, _ = index.retrieve(asking, names, threshold=at)
+            return [set(row[row >= 0].tolist()) for row in indices]
+
+        together = passing(asking)
+        assert [passing(asking[i : i + 1])[0] for i in range(20)] == together
+        best, _ = calibrator.retrieve(asking, names)
+        for query, row, passes in zip(asking, best, together, strict=True):
+            pairs = [(int(query), int(document)) for document in row]
+            enough = calibrator.predict_proba(pairs)[:, 1] >= threshold
+            assert set(row[enough].tolist()) == passes
+
+
+def test_vectors_of_other_widths_are_refused(index, names):
+    other = PrecomputedEncoder({"q": [1, 0, 0]}, {"a": [1, 0], "b": [0, 1]})
+    with pytest.raises(ValueError, match="3 dimensions, those of documents 2"):
+        RelevanceCalibrator(other, k=1).fit(["q"], ["a"], corpus=["b"])
+    calibrator = fitted(index, names)
+    with pytest.raises(ValueError, match="8 dimensions, those of documents 5"):
+        calibrator.retrieve(names[:3], np.ones((4, 5)))
+    narrow = PrecomputedEncoder({"t0": [1, 0, 0]}, {"t0": [1, 0], "t1": [0, 1]})
+    with pytest.raises(ValueError, match="3 dimensions, those of documents 2"):
+        calibrator.set_params(retriever=narrow).predict_proba([("t0", "t1")])

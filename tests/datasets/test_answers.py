@@ -129,6 +129,24 @@ def test_numbers_and_labels_of_other_languages(form, queries):
         assert _generation.parse_queries(answer, 2) == list(queries)
 
 
+@pytest.mark.parametrize("space", [" ", "\t", "  "])
+def test_numbers_without_punctuation(space):
+    answer = f"1{space}What is a?\n2{space}What is b?"
+    assert _generation.parse_queries(answer, 5) == ["What is a?", "What is b?"]
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [
+        ["2024 was what?", "2025 was what?"],
+        ["3 men did what?", "1 man did what?"],
+        ["Apollo 1 did what?", "Apollo 2 did what?"],
+    ],
+)
+def test_numbers_that_are_text(queries):
+    assert _generation.parse_queries("\n".join(queries), 5) == queries
+
+
 @pytest.mark.parametrize("form", LABELS + NUMBERS)
 def test_a_single_query_with_a_number_or_label(form):
     names = {"n": 1, "c": "①", "h": "一", "a": "a", "r": "i"}

@@ -63,6 +63,18 @@ def test_ids_are_kept(tmp_path):
     assert content["mode"] == "text"
 
 
+@pytest.mark.parametrize("name, first", [("q0", "qq0"), ("qq7", "q0"), ("q", "q0")])
+def test_no_query_has_the_id_of_a_document(tmp_path, name, first):
+    """It would be that document itself."""
+    documents = {name: DOCUMENTS[0], "q1b": DOCUMENTS[1]}
+    path = tmp_path / "x.json"
+    data = generate_pairs(documents, llm, path=path)
+    assert data.query_ids[0] == first
+    assert data.own_documents == {}
+    same(data, load_qa_dataset(path))
+    same(generate_pairs(documents, llm, path=path), data)  # the file is known again
+
+
 @pytest.mark.parametrize("series", [pd.Series, pl.Series])
 def test_a_series_is_a_list(series):
     same(generate_pairs(series(DOCUMENTS), llm), generate_pairs(DOCUMENTS, llm))

@@ -40,6 +40,11 @@ def test_qrels(tmp_path, name, end):
         assert all(type(g) is int for grades in found.values() for g in grades.values())
 
 
+def test_only_ascii_white_space_separates_columns(tmp_path):
+    path = write_qrels(tmp_path, "q1 0 rue\u00a0Foch\u2003\t1\n")
+    assert load_trec_qrels(path) == {"q1": {"rue\u00a0Foch\u2003": 1}}
+
+
 ID = st.text("abcé1-_.", min_size=1, max_size=4)
 
 

@@ -1,9 +1,11 @@
 """Uses that are rare, each of which once went wrong without a word."""
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.utils._param_validation import InvalidParameterError
 
 import skembft
 from skembft import (
@@ -214,3 +216,25 @@ def test_no_copy_of_the_own_document_is_retrieved():
     ).fit(["a"], ["b"], corpus=["a"])
     found, scores = adapter.retrieve(["a"], ["a", "b", "a"], k=3)
     assert found.tolist() == [[1, -1, -1]] and np.isneginf(scores[0, 1:]).all()
+
+
+def test_a_warm_start_of_weights_in_read_only_memory(tmp_path, recwarn):
+    queries, documents = np.random.RandomState(0).normal(size=(2, 40, 6))
+    for params in ({}, {"adapter": "mlp"}, {"adapter": Layer, "side": "both"}):
+        adapter = AdapterFinetuner(None, warm_start=True, epochs=2, **params)
+        adapter.fit(queries, documents)
+        joblib.dump(adapter, tmp_path / "adapter.joblib")
+        loaded = joblib.load(tmp_path / "adapter.joblib", mmap_mode="r")
+        loaded.set_params(validation_fraction=None).fit(queries, documents)
+    assert not [w for w in recwarn if "not writable" in str(w.message)]
+
+
+@pytest.mark.parametrize("method", ["nudge_n", "nudge_m"])
+def test_a_gamma_that_overflows_is_refused(method):
+    index = PrecomputedEncoder({"q": [1.0, 0.0]}, {"a": [0.0, 1.0]})
+    options = {"method": method, "validation_fraction": None}
+    with pytest.raises(InvalidParameterError, match="gamma"):
+        CorpusFinetuner(index, gamma=1e39, **options).fit(["q"], ["a"])
+    moved = CorpusFinetuner(index, gamma=1e18, **options).fit(["q"], ["a"])
+    assert np.isfinite(moved.transform_documents(["a"])).all()
+    assert moved.score(["q"], ["a"]) == 1

@@ -371,6 +371,30 @@ def test_representations(problem):
     assert comparison.best(1)[0].query in page
 
 
+@pytest.mark.parametrize("swapped", [False, True])
+def test_pipelines_that_merge_as_many_but_other_queries(swapped):
+    vectors = np.eye(4)[[0, 0, 1, 1]]
+    index = PrecomputedEncoder(
+        (["A", "a", "B", "b"], vectors), (["x", "y", "z"], np.eye(4)[:3])
+    )
+
+    def replacing(old, new):
+        def replaced(texts):
+            return [text.replace(old, new) for text in texts]
+
+        return make_pipeline(FunctionTransformer(replaced), index)
+
+    sides = [replacing("A", "a"), replacing("B", "b")]
+    before, after = sides[::-1] if swapped else sides
+    data = ["A", "a", "B", "b"], ["x", "y", "z", "x"]
+    for one, other in [(before, after), (index, after), (before, index)]:
+        with pytest.raises(ValueError, match="do not see the same distinct queries"):
+            compare_retrieval(one, other, *data)
+        with pytest.raises(ValueError, match="do not see the same distinct queries"):
+            QueryGainDisplay.from_estimator(other, *data, before=one)
+    assert not QueryGainDisplay.from_estimator(before, *data, before=before).gains.any()
+
+
 def test_html_is_escaped():
     evil = "<script>alert(1)</script>"
     before = PrecomputedEncoder({evil: [0, 1.0]}, {"a": [1, 0], "<b>": [0, 1]})
