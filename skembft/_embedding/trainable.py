@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Router
+from sentence_transformers.sentence_transformer.modules import Router, WordWeights
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import Tensor, nn
 
 from skembft._losses.table import check_argument_names
-from skembft._models.lora import has_lora, is_quantized, merge_lora, transformer_of
+from skembft._models.lora import (
+    has_lora,
+    is_quantized,
+    merge_lora,
+    note_base,
+    transformer_of,
+)
 from skembft._utils.types import Params
 
 if TYPE_CHECKING:
@@ -21,8 +27,12 @@ if TYPE_CHECKING:
 _NOT_LOW_RANK = {
     *("task_type", "inference_mode"),
     *("modules_to_save", "trainable_token_indices"),  # copies of whole modules
+    "layer_replication",  # weights that two layers share
 }
 # LoRA's arguments where the user says nothing; all others are peft's own
+# initial values that leave the weights beside them, and what they compute, as they are
+_NO_CHANGE = (True, "gaussian", "orthogonal")
+_SETTINGS = "_skembft_lora"  # an attribute of transformers
 LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
@@ -73,10 +83,14 @@ def choose_weights(
     Low-rank weights that a warm start brings are trained on, or folded in.
     """
     if trainable == "lora":
+        before = getattr(transformer_of(model), _SETTINGS, None)
+        if has_lora(model) and before != _lora_settings(trainable_params):
+            merge_lora(model)
         if not has_lora(model):
             add_lora(model, trainable_params)
         return
     merge_lora(model)
+    note_base(model, None)
     if any(not p.is_floating_point() for p in model.parameters()):
         raise InvalidParameterError(
             f"trainable={trainable!r} needs weights that are floating-point numbers, "
@@ -103,7 +117,9 @@ def _train_all(model: SentenceTransformer) -> None:
     """Mark all weights as trained but those of modules that say otherwise."""
     model.requires_grad_(True)
     for module in model.modules():
-        if getattr(module, "update_embeddings", True) is False:
+        # no file keeps the weights of WordWeights
+        fixed = getattr(module, "update_embeddings", True) is False
+        if fixed or isinstance(module, WordWeights):
             module.requires_grad_(False)
 
 
@@ -203,8 +219,8 @@ def lora_config(params: Params | None) -> "LoraConfig":
             "trainable='lora' needs the package peft: pip install 'skembft[lora]'."
         ) from None
     _check_peft()
-    settings = {**LORA_DEFAULTS, **(params or {})}
-    merge = settings.pop("merge", False)
+    settings = _lora_settings(params)
+    merge = (params or {}).get("merge", False)
     if not isinstance(merge, bool):
         raise InvalidParameterError(
             f"trainable_params: 'merge' must be True or False, got {merge!r}."
@@ -217,10 +233,21 @@ def lora_config(params: Params | None) -> "LoraConfig":
             "trainable_params: use_dora needs 'merge': True, as its weights are not "
             "read back from a saved adapter."
         )
+    if settings.get("init_lora_weights") is False:
+        raise InvalidParameterError(
+            "trainable_params: init_lora_weights=False begins with other vectors than "
+            "those of the model, which could then not be kept: leave it out."
+        )
     try:
         return LoraConfig(task_type="FEATURE_EXTRACTION", **settings)
     except (TypeError, ValueError) as error:
         raise InvalidParameterError(f"trainable_params: {error}") from None
+
+
+def _lora_settings(params: Params | None) -> Params:
+    settings = {**LORA_DEFAULTS, **(params or {})}
+    settings.pop("merge", None)
+    return settings
 
 
 def add_lora(model: SentenceTransformer, params: Params | None) -> None:
@@ -239,6 +266,9 @@ def add_lora(model: SentenceTransformer, params: Params | None) -> None:
         )
     model.requires_grad_(False)
     model.add_adapter(config)
+    setattr(transformer_of(model), _SETTINGS, _lora_settings(params))
+    if config.init_lora_weights not in _NO_CHANGE:
+        note_base(model, None)
     for parameter in model.parameters():
         if parameter.requires_grad:  # in the type of the frozen weights, steps are lost
             parameter.data = parameter.data.float()

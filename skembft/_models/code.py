@@ -6,11 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Router
 from torch import nn
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from skembft._models.loading import no_progress_bar
+from skembft._models.loading import no_progress_bar, save_merged
+from skembft._models.lora import has_lora, known_base
 from skembft._models.random_state import isolated_rng
+from skembft._utils.atomic import dump_json, load_json
 
 _OF_DIRECTORIES = "transformers_modules."  # where transformers imports such code
 
@@ -54,10 +57,18 @@ def save_with_code(model: SentenceTransformer, directory: Path) -> None:
     """Write a model's files, and the code that it came with.
 
     Code is looked for in the directory itself; Sentence Transformers puts it below, or
-    leaves it out.
+    leaves it out. Low-rank weights are written alone where others can read what they
+    are beside, and otherwise folded in.
     """
-    with no_progress_bar():
-        model.save_pretrained(str(directory), create_model_card=False)
+    base = None if isinstance(model[0], Router) else known_base(model)
+    if base is None:
+        save_merged(model, directory)
+    else:
+        with no_progress_bar():
+            model.save_pretrained(str(directory), create_model_card=False)
+        if has_lora(model):
+            config = directory / "adapter_config.json"
+            dump_json(config, load_json(config, {}) | {"base_model_name_or_path": base})
     for cls in carried_classes(model):
         code = sys.modules[cls.__module__].__file__
         if code is None:

@@ -183,6 +183,11 @@ class ModelFiles:
             templates += path.read_text(encoding="utf-8")
         return "task" in templates
 
+    def transformer_at_root(self) -> bool:
+        """Whether transformers opens the model by the name of its directory."""
+        modules = self._modules()
+        return not modules or modules[0]["path"] == ""
+
     def fingerprint(
         self, *, backend: Backend = "torch", trust_remote_code: bool = False
     ) -> str:
@@ -195,7 +200,21 @@ class ModelFiles:
             stat = path.stat()
             name = path.relative_to(self.root).as_posix()
             stamp.append((str(path), name, stat.st_size, stat.st_mtime_ns))
-        return _hash_files(tuple(stamp))
+        own = _hash_files(tuple(stamp))
+        base = self._base()
+        if base is None:
+            return own
+        others = base.fingerprint(backend=backend, trust_remote_code=trust_remote_code)
+        return hashlib.sha256(f"{own} {others}".encode()).hexdigest()[:32]
+
+    def _base(self) -> "ModelFiles | None":
+        """The files of the model beside whose weights these low-rank ones are."""
+        name = self.config("adapter_config.json").get("base_model_name_or_path")
+        if not isinstance(name, str) or os.path.realpath(name) == os.path.realpath(
+            self.root
+        ):
+            return None
+        return find_model(name)
 
     def in_float32(self) -> bool:
         """Whether all weights are stored in float32, and plainly loaded in it."""

@@ -25,7 +25,7 @@ from skembft._models.devices import check_available, default_cpu
 from skembft._models.files import Backend, ModelFiles, cannot_load, find_model
 from skembft._models.kinds import check_bi_encoder, check_vocabulary, other_weights
 from skembft._models.lengths import cut_to, limit_to_positions, set_max_seq_length
-from skembft._models.lora import has_lora, merge_lora, transformer_of
+from skembft._models.lora import has_lora, merge_lora, note_base, transformer_of
 from skembft._models.params import dtype_of, is_quantized, key_of
 from skembft._models.precision import Computed, bf16_copy
 from skembft._models.random_state import isolated_rng
@@ -189,8 +189,12 @@ def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     else:
         model = load_model(options)
         _set_lengths(model, options)
-    merge_lora(model)
     files = find_model(options.model_id, options.revision, loaded=True)
+    if has_lora(model):
+        merge_lora(model)
+    elif files is not None and files.transformer_at_root() and not options.revision:
+        name = options.model_id
+        note_base(model, os.path.abspath(name) if os.path.isdir(name) else name)
     return model, _loaded_key(options, files)[-1] or hash_weights(model)
 
 

@@ -9,10 +9,27 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+_BASE = "_skembft_base"  # an attribute of transformers
+
 
 def has_lora(model: SentenceTransformer) -> bool:
     """Whether a model has low-rank weights that are not merged."""
     return bool(getattr(transformer_of(model), "_hf_peft_config_loaded", False))
+
+
+def known_base(model: SentenceTransformer) -> str | None:
+    """The name or directory that loads the weights beside the low-rank ones, if any.
+
+    Without it a file of the low-rank weights alone would be read beside others.
+    """
+    return getattr(transformer_of(model), _BASE, None)
+
+
+def note_base(model: SentenceTransformer, base: str | None) -> None:
+    """Note what loads the weights that a model has now; None: nothing does."""
+    transformer = transformer_of(model)
+    if transformer is not None:
+        setattr(transformer, _BASE, base)
 
 
 def is_quantized(model: SentenceTransformer) -> bool:
@@ -48,6 +65,7 @@ def merge_lora(model: SentenceTransformer) -> None:
                 transformer.set_submodule(path, _in_float32(layer))
         quantizer: Any = transformer.hf_quantizer
         quantizer.remove_quantization_config(transformer)
+    note_base(model, None)
     transformer._hf_peft_config_loaded = False
     # of names with the adapter's prefix; torch's types know tensors and modules only
     transformer._weight_conversions = None  # type: ignore[assignment]

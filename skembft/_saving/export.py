@@ -293,6 +293,8 @@ def _make_old(directory: Path, path: str, name: str) -> None:
             config["word_embedding_dimension"] = config.pop("embedding_dimension")
             modes = config.pop("pooling_mode")
             modes = [modes] if isinstance(modes, str) else modes
+            if modes != [mode for mode in _POOLING if mode in modes]:
+                return  # in an order that version 5.2 does not know
             config.update({key: mode in modes for mode, key in _POOLING.items()})
             dump_json(folder / "config.json", config)
     elif name.endswith(".Transformer"):
