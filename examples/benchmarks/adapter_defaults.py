@@ -68,17 +68,18 @@ def main():
         help="arguments that differ from the defaults in all rows",
     )
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--sets", nargs="+", choices=NAMES, default=NAMES)
     args = start(parser)
     labels, params = zip(*candidates(args.settings), strict=True)
     seeds = range(args.seeds)
-    tasks = [(p, name, seed) for p in params for name in NAMES for seed in seeds]
+    tasks = [(p, name, seed) for p in params for name in args.sets for seed in seeds]
     results = run_all(args, gains, tasks)
-    shape = len(labels), len(NAMES), args.seeds
+    shape = len(labels), len(args.sets), args.seeds
     gain, seconds = (np.reshape(part, shape) for part in zip(*results, strict=True))
     rows = []
     for i, label in enumerate(labels):
         row = {"": label, "mean gain": float(gain[i].mean())}
-        for j, name in enumerate(NAMES):
+        for j, name in enumerate(args.sets):
             spread = np.ptp(gain[i, j])
             row[name] = f"{gain[i, j].mean():+.4f} ± {spread / 2:.4f}"
         row["CPU s a fit"] = float(seconds[i].mean())

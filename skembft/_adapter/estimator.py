@@ -125,8 +125,9 @@ class AdapterFinetuner(FrozenFinetuner):
         with `refit` at least 300 queries or half of them, as fewer tell too little.
         `X_val` in `fit` wins over it.
     n_iter_no_change : int, "auto" or None, default="auto"
-        Stop after so many evaluations without gain. "auto" is 3 where each query is
-        held out once, as the mean of all is steady, and otherwise 20.
+        Stop after so many evaluations without gain. "auto" is 3, and at least 15 steps,
+        where each query is held out once, as the mean of all is steady, and otherwise
+        20.
     evaluation_steps : int, default=0
         Validate every so many steps; 0 means once an epoch, or once in several
         where an evaluation costs more than an epoch.

@@ -19,16 +19,18 @@ from skembft._finetuner.trainer import GradientTrainer, Settings
 from skembft._losses.table import LOSSES
 from skembft._models.devices import default_cpu
 from skembft._models.random_state import isolated_rng
-from skembft._utils.types import Floats, Metrics, Vectors
+from skembft._utils.types import Floats, Metrics, Split, Vectors
 
 # what "auto" chooses among, the first of equals
 _CHOICES = ("random", "batch", "corpus")
 # more queries than that are not trained on several times over
 _MOST_COMPARED = 20_000
 
-# what n_iter_no_change="auto" is with folds, where every query is asked and a better
-# evaluation is less often luck, and without
-_PATIENCE_OF_FOLDS, _PATIENCE = 3, 20
+# what n_iter_no_change="auto" is without folds, and at least with them, where every
+# query is asked and a better evaluation is less often luck
+_PATIENCE, _PATIENCE_OF_FOLDS = 20, 3
+# but not in fewer steps, as an epoch of few queries is a step or two that change little
+_STEPS_OF_FOLDS = 15
 
 _Prepared: TypeAlias = EncodedData | Folds
 _State: TypeAlias = list[Weights]
@@ -47,6 +49,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     """
 
     adapters: list[AdapterTraining]
+    steps_per_epoch = 1
 
     def __init__(
         self,
@@ -74,8 +77,14 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
     def patience(self) -> int | None:
         wanted = self.settings.n_iter_no_change
         if wanted == "auto":
-            return _PATIENCE_OF_FOLDS if self.in_folds else _PATIENCE
+            steps = math.ceil(_STEPS_OF_FOLDS / self.steps_per_epoch)
+            return max(_PATIENCE_OF_FOLDS, steps) if self.in_folds else _PATIENCE
         return wanted
+
+    def split(self, prepared: Any, splits: list[Split]) -> tuple[Any, Any]:
+        fewest = min(len(train) for train, _ in splits)
+        self.steps_per_epoch = math.ceil(fewest / self.settings.batch_size)
+        return super().split(prepared, splits)
 
     @default_cpu()
     def unchanged(self, state: _State, prepared: _Prepared) -> _State:

@@ -72,7 +72,8 @@ def plan_epochs(
         rng = np.random.RandomState((seed, epoch))
         rows: Ints = np.arange(len(examples))
         if weights is not None:
-            rows = draw_by_weight(weights, rng)
+            rows = np.flatnonzero(weights)
+            rows = rows[draw_by_weight(weights[rows], rng)]
         if dealer is not None:
             batches = dealer.deal(rows, rng)
         else:

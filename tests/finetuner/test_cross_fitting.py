@@ -255,12 +255,15 @@ def test_class_labels(rotated):
 
 
 def test_patience(rotated):
-    """Over all queries three evaluations without gain are enough."""
+    """Over all queries three evaluations without gain are enough, of enough steps."""
     queries, documents = rotated
     options = {"learning_rate": 1e-12, "weight_decay": 0.0, "negatives": "batch"}
     with pytest.warns(UserWarning, match="did not help"):
-        few = AdapterFinetuner(None, **options).fit(queries, documents)
+        few = AdapterFinetuner(None, batch_size=32, **options).fit(queries, documents)
     assert len(few.history_) == 1 + 3
+    with pytest.warns(UserWarning, match="did not help"):
+        steps = AdapterFinetuner(None, **options).fit(queries, documents)
+    assert len(steps.history_) == 1 + 8  # of two steps each
     with pytest.warns(UserWarning, match="did not help"):
         one = AdapterFinetuner(None, validation_fraction=0.2, **options)
         one.fit(queries, documents)
