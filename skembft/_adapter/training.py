@@ -210,9 +210,10 @@ class AdapterTraining:
         columns = data.examples(needs, self.settings.use_all_docs, self.rng)
         if data.weights is not None:
             weights = data.weights[columns[0]]
-            drawn: Ints = np.flatnonzero(weights)
-            if needs != "positives":  # InfoNCE weighs them itself
-                drawn = drawn[draw_by_weight(weights[drawn], self.rng)]
+            if needs == "positives":  # InfoNCE weighs them itself
+                drawn: Ints = np.flatnonzero(weights)
+            else:
+                drawn = draw_by_weight(weights, self.rng)
             columns = tuple(column[drawn] for column in columns)
         _check_any(columns[0], needs)
         by_query = np.argsort(columns[0], kind="stable")

@@ -72,8 +72,7 @@ def plan_epochs(
         rng = np.random.RandomState((seed, epoch))
         rows: Ints = np.arange(len(examples))
         if weights is not None:
-            rows = np.flatnonzero(weights)
-            rows = rows[draw_by_weight(weights[rows], rng)]
+            rows = draw_by_weight(weights, rng)
         if dealer is not None:
             batches = dealer.deal(rows, rng)
         else:
