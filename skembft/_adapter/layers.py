@@ -17,6 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "silu": F.silu,
 }
+_FLOAT = torch.float32  # of the vectors, whatever the default of torch is
 _NOISE = 1e-6  # shorter directions of a float32 matrix are noise
 
 
@@ -32,8 +33,8 @@ class Linear(nn.Module):
         super().__init__()
         self.start = start
         size = dim if start is None else len(start)
-        self.delta = nn.Parameter(torch.zeros(size, dim))
-        self.bias = nn.Parameter(torch.zeros(size)) if bias else None
+        self.delta = nn.Parameter(torch.zeros(size, dim, dtype=_FLOAT))
+        self.bias = nn.Parameter(torch.zeros(size, dtype=_FLOAT)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         start = x if self.start is None else F.linear(x, self.start)
@@ -41,17 +42,19 @@ class Linear(nn.Module):
 
     def weights(self) -> Arrays:
         """The arrays that `apply_weights` needs."""
-        start = torch.eye(len(self.delta)) if self.start is None else self.start
-        out = {"weight": (start + self.delta.detach()).numpy()}
+        out = {"weight": (self._start() + self.delta.detach()).numpy()}
         if self.bias is not None:
             out["bias"] = self.bias.detach().numpy().copy()
         return out
 
+    def _start(self) -> Tensor:
+        dim = len(self.delta)
+        return torch.eye(dim, dtype=_FLOAT) if self.start is None else self.start
+
     @torch.no_grad()
     def load(self, weights: Arrays) -> Self:
         """Take up the arrays of `weights`."""
-        start = torch.eye(len(self.delta)) if self.start is None else self.start
-        self.delta.copy_(torch.tensor(weights["weight"]) - start)
+        self.delta.copy_(torch.tensor(weights["weight"]) - self._start())
         if self.bias is not None:
             self.bias.copy_(torch.tensor(weights["bias"]))
         return self
@@ -62,9 +65,9 @@ class LowRank(nn.Module):
 
     def __init__(self, dim: int, rank: int, generator: Generator) -> None:
         super().__init__()
-        self.up = nn.Parameter(torch.zeros(dim, rank))
-        down = torch.randn(rank, dim, generator=generator) / math.sqrt(dim)
-        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(torch.zeros(dim, rank, dtype=_FLOAT))
+        down = torch.randn(rank, dim, generator=generator, dtype=_FLOAT)
+        self.down = nn.Parameter(down / math.sqrt(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + F.linear(F.linear(x, self.down), self.up)
@@ -99,13 +102,13 @@ class ResidualMLP(nn.Module):
         super().__init__()
         self.activation = ACTIVATIONS[activation]
         bound = 1 / math.sqrt(dim)  # as torch.nn.Linear starts
-        uniform = torch.empty(hidden_dim, dim + 1).uniform_(
+        uniform = torch.empty(hidden_dim, dim + 1, dtype=_FLOAT).uniform_(
             -bound, bound, generator=generator
         )
         self.weight_1 = nn.Parameter(uniform[:, :dim].clone())
         self.bias_1 = nn.Parameter(uniform[:, dim].clone())
-        self.weight_2 = nn.Parameter(torch.zeros(dim, hidden_dim))
-        self.bias_2 = nn.Parameter(torch.zeros(dim))
+        self.weight_2 = nn.Parameter(torch.zeros(dim, hidden_dim, dtype=_FLOAT))
+        self.bias_2 = nn.Parameter(torch.zeros(dim, dtype=_FLOAT))
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.activation(F.linear(x, self.weight_1, self.bias_1))
@@ -127,9 +130,11 @@ class CustomLayer(nn.Module):
     def __init__(self, cls: type, params: Params, dim: int) -> None:
         super().__init__()
         self.module = cls(dim, **params)
+        if torch.get_default_dtype() != _FLOAT:  # which is not meant for vectors
+            self.module.to(_FLOAT)
         self.module.eval()
         with torch.no_grad():
-            out = self.module(torch.eye(2, dim))
+            out = self.module(torch.eye(2, dim, dtype=_FLOAT))
         shape = tuple(getattr(out, "shape", ()))
         if len(shape) != 2 or shape[0] != 2:
             raise ValueError(

@@ -102,6 +102,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         return EncodedData.of(data, self.encoder)
 
     @default_cpu()
+    @torch.enable_grad()
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> _State:
         """Train from the start; return the state that the monitor chose."""
         parts = prepared.train if isinstance(prepared, Folds) else [prepared]

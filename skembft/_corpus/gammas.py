@@ -130,7 +130,9 @@ class _Block:
 
         self.moves, self.depth, self.ties = moves, depth, ties
         # fresh memory is slow: all blocks of queries use the same
-        self.memory = torch.empty(5, n_queries, len(moves.index), device="cpu")
+        self.memory = torch.empty(
+            5, n_queries, len(moves.index), dtype=torch.float32, device="cpu"
+        )
 
     def fill(
         self, queries: Vectors, others: Ints, other_scores: Floats, hidden: Ints

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from sentence_transformers.util import all_gather
 from sklearn.utils._param_validation import InvalidParameterError
 from torch import Tensor, nn
@@ -136,7 +137,10 @@ class _Maker:
             context = _quiet_decoder(self.model)
         try:
             with context:
-                return build_loss(loss, self.model, loss_params, filled_in)
+                built = build_loss(loss, self.model, loss_params, filled_in)
+                if LOSSES[name].needs == "damaged":
+                    _check_decoder(built, self.model)
+                return built
         except (AssertionError, TypeError, ValueError) as error:
             reason = str(error) or "its first module must be a Transformer"
             raise ValueError(
@@ -250,6 +254,17 @@ def of_all(rows: Any) -> Any:
     return all_gather(rows, with_grad=rows.requires_grad)
 
 
+def _check_decoder(loss: Any, model: SentenceTransformer) -> None:
+    with model.truncate_embeddings(None):
+        width = dimension_of(model)
+    wanted = getattr(loss.decoder.config, "hidden_size", width)
+    if width != wanted:
+        raise ValueError(
+            f"its decoder reads vectors of width {wanted}, those of the model have "
+            f"{width}"
+        )
+
+
 @contextmanager
 def _quiet_decoder(model: SentenceTransformer) -> Iterator[None]:
     """Load a decoder whose weights are tied to a model's, and keep the model's values.
@@ -257,6 +272,8 @@ def _quiet_decoder(model: SentenceTransformer) -> Iterator[None]:
     The library puts the decoder's parameters, as they are on disk and trainable, in
     the place of the model's.
     """
+    if not isinstance(model[0], Transformer):
+        raise ValueError("its first module must be a Transformer")
     if has_lora(model):
         raise ValueError("its decoder cannot be tied to low-rank weights")
     device = model.device

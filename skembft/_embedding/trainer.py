@@ -143,6 +143,7 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         return TextData(data, share(self.documents.vectors, data.documents))
 
     @default_cpu()
+    @torch.enable_grad()
     def train(self, texts: TextData, monitor: Monitor, epochs: float) -> State:
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings

@@ -103,16 +103,20 @@ def encode_portions(
 
     @default_cpu()
     def encode_batch(rows: Ints) -> Vectors:
-        batch = run(
-            [texts[i] for i in rows],
-            batch_size=len(rows),
+        batch = [texts[i] for i in rows]
+        if not (prompt or lengths[rows].any()) and not _adds_tokens(model):
+            batch.append("a")  # no model takes a batch without a token
+        vectors = run(
+            batch,
+            batch_size=len(batch),
             prompt=prompt,
             normalize_embeddings=normalize,
             show_progress_bar=False,
         )
-        return np.asarray(batch, dtype=np.float32)
+        return np.asarray(vectors[: len(rows)], dtype=np.float32)
 
-    batches = _fitting_batches(token_lengths(model, texts), budget, encode_batch)
+    lengths = token_lengths(model, texts)
+    batches = _fitting_batches(lengths, budget, encode_batch)
     while True:
         with torch.autocast(device.type, torch.bfloat16) if cast else nullcontext():
             parts = list(islice(batches, portion))
@@ -146,6 +150,13 @@ def _fitting_batches(
         budget = min(budget, len(batches[0]) * longest) // 2
         rest = np.concatenate(batches)
         batches = deque(rest[i] for i in token_batches(lengths[rest], budget))
+
+
+def _adds_tokens(model: SentenceTransformer) -> bool:
+    """Whether a tokenizer makes tokens even of an empty text."""
+    tokenizer = getattr(model[0], "tokenizer", None)
+    count = getattr(tokenizer, "num_special_tokens_to_add", None)
+    return count is None or count() > 0
 
 
 def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> Ints:

@@ -6,6 +6,7 @@ and the mean of its tokens, or a random head.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ _PACKAGES = {
     "sentence_transformers.multi_vector_encoder.": "MultiVectorEncoder",
     "pylate.": "MultiVectorEncoder",
 }
+# modules that leave a vector a token
+_OF_TOKENS = {"Transformer", "Dropout", "WordWeights", "WeightedLayerPooling"}
 # heads of transformers that say something of a text, or of two, and embed none
 _HEADS = re.compile(
     r".*For(SequenceClassification|TokenClassification|QuestionAnswering"
@@ -56,8 +59,25 @@ def check_bi_encoder(model_id: str, files: ModelFiles) -> None:
             "SentenceTransformer(modules=[Transformer(path), Pooling(width)]) and pass "
             "the directory of that."
         )
+    if _stays_with_tokens(files):
+        raise OSError(
+            f"{model_id!r} has no module that makes one vector of the vectors of a "
+            "text's tokens: add a Pooling, and save "
+            "SentenceTransformer(modules=[Transformer(path), Pooling(width)])."
+        )
     if not files.modules() and files.revision is None:
         _check_plain(model_id, files)
+
+
+def _stays_with_tokens(files: ModelFiles) -> bool:
+    """Whether all modules are known, and none pools what a Transformer makes."""
+    modules = files.modules()
+    names = [module["type"].rpartition(".")[2] for module in modules]
+    if not names or names[0] != "Transformer" or not set(names) <= _OF_TOKENS:
+        return False
+    path = os.path.join(modules[0]["path"], "sentence_bert_config.json")
+    settings = files.config(path)
+    return settings.get("module_output_name", "token_embeddings") == "token_embeddings"
 
 
 def check_cross_encoder(model_id: str, files: ModelFiles) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -68,8 +68,9 @@ def top_k(
     q = to_tensor(queries, 0, "query")
     query_step = max(1, min(n_queries, QUERY_STEP))
     document_step = max(k, _BLOCK // max(query_step, queries.shape[1], 1))
-    block = torch.empty(query_step * min(document_step, n_documents), device="cpu")
-    best_score = torch.full((n_queries, k), -torch.inf, device="cpu")
+    in_memory: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+    block = torch.empty(query_step * min(document_step, n_documents), **in_memory)
+    best_score = torch.full((n_queries, k), -torch.inf, **in_memory)
     best_index = torch.full((n_queries, k), -1, device="cpu")
     places = None if ties is None else torch.from_numpy(ties)
     for start in range(0, n_documents, document_step):
@@ -129,7 +130,7 @@ def _improve(
         counts = np.bincount(row, minlength=n_queries)
         place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
         shape = (n_queries, k + counts.max(initial=0))
-        score = torch.full(shape, -torch.inf, device="cpu")
+        score = torch.full(shape, -torch.inf, dtype=scores.dtype, device="cpu")
         index = torch.full(shape, -1, device="cpu")
         score[:, :k], index[:, :k] = best_score, best_index
         score.numpy()[row, k + place] = scores.numpy()[row, document]
