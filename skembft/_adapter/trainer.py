@@ -102,7 +102,6 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         return EncodedData.of(data, self.encoder)
 
     @default_cpu()
-    @torch.enable_grad()
     def train(self, prepared: _Prepared, monitor: Monitor, epochs: float) -> _State:
         """Train from the start; return the state that the monitor chose."""
         parts = prepared.train if isinstance(prepared, Folds) else [prepared]
@@ -152,7 +151,7 @@ class AdapterTrainer(GradientTrainer[_Prepared, _State]):
         self.adapters = adapters
         custom = isinstance(self.settings.adapter, type)
         # a module of the user's may draw from torch's global random state
-        with isolated_rng() if custom else nullcontext():
+        with isolated_rng() if custom else nullcontext(), torch.enable_grad():
             untrained = not any((self.start or {}).values())
             starts_elsewhere = custom and untrained  # not at the identity
             if starts_elsewhere and not monitor.history:

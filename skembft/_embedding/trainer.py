@@ -143,14 +143,13 @@ class ModelTrainer(GradientTrainer[TextData, State]):
         return TextData(data, share(self.documents.vectors, data.documents))
 
     @default_cpu()
-    @torch.enable_grad()
     def train(self, texts: TextData, monitor: Monitor, epochs: float) -> State:
         """Train from the untouched weights; return the state the monitor chose."""
         settings = self.settings
         if self.untouched is not None:
             self.load(self.untouched)
         self.begin()
-        with seeded_rng(self.seed), ExitStack() as stack:
+        with seeded_rng(self.seed), torch.enable_grad(), ExitStack() as stack:
             stack.enter_context(current(self.model.device))
             directory = stack.enter_context(tempfile.TemporaryDirectory())
             stack.callback(

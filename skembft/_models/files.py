@@ -209,7 +209,10 @@ class ModelFiles:
 
     def _base(self) -> "ModelFiles | None":
         """The files of the model beside whose weights these low-rank ones are."""
-        name = self.config("adapter_config.json").get("base_model_name_or_path")
+        try:
+            name = self.config("adapter_config.json").get("base_model_name_or_path")
+        except OSError:  # damaged: loading the model says so
+            return None
         if not isinstance(name, str) or os.path.realpath(name) == os.path.realpath(
             self.root
         ):
