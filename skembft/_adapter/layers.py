@@ -147,12 +147,15 @@ class CustomLayer(nn.Module):
         self.output_dim = shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.module(x)
+        return self.module(x).to(_FLOAT)
 
     def weights(self) -> Arrays:
-        """The module's state_dict as numpy arrays."""
-        state = self.module.state_dict()
-        return {k: v.detach().cpu().numpy().copy() for k, v in state.items()}
+        """The module's state_dict as numpy arrays, which have no bfloat16."""
+        state = {k: v.detach().cpu() for k, v in self.module.state_dict().items()}
+        return {
+            k: (v.float() if v.dtype == torch.bfloat16 else v).numpy().copy()
+            for k, v in state.items()
+        }
 
     def load(self, weights: Arrays) -> Self:
         """Put the arrays of `weights` back into the module."""

@@ -18,6 +18,19 @@ from skembft import (
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
 
+class HalfLayer(torch.nn.Module):
+    """A user's adapter with weights, and what it knows of itself, in bfloat16."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.linear = torch.nn.Linear(dim, dim).to(torch.bfloat16)
+        torch.nn.init.eye_(self.linear.weight)
+        self.register_buffer("scale", torch.tensor(2.0, dtype=torch.bfloat16))
+
+    def forward(self, x):
+        return self.linear(x.to(torch.bfloat16)) * self.scale
+
+
 class Layer(torch.nn.Module):
     """A user's adapter that starts anywhere."""
 
@@ -238,3 +251,15 @@ def test_a_gamma_that_overflows_is_refused(method):
     moved = CorpusFinetuner(index, gamma=1e18, **options).fit(["q"], ["a"])
     assert np.isfinite(moved.transform_documents(["a"])).all()
     assert moved.score(["q"], ["a"]) == 1
+
+
+@pytest.mark.parametrize("side", ["query", "both"])
+def test_a_module_in_bfloat16(tmp_path, side):
+    queries, documents = np.random.RandomState(0).normal(size=(2, 60, 6))
+    adapter = AdapterFinetuner(None, adapter=HalfLayer, side=side, epochs=3)
+    adapter.fit(queries, documents)
+    vectors = adapter.transform(queries)
+    assert vectors.dtype == np.float32 and np.isfinite(vectors).all()
+    joblib.dump(adapter, tmp_path / "adapter.joblib")
+    again = joblib.load(tmp_path / "adapter.joblib")
+    np.testing.assert_array_equal(again.transform(queries), vectors)
