@@ -438,7 +438,7 @@ class AdapterFinetuner(FrozenFinetuner):
             vectors = encode(self._checked_encoder(), documents, "document")
         if "document" in self.weights_:
             return self._apply("document", vectors)
-        return vectors
+        return self._of_the_fit(vectors)
 
     def _apply(self, side: str, vectors: Vectors) -> Vectors:
         adapter, params = self._adapter_spec

@@ -139,6 +139,13 @@ def _apply(weights: Arrays, vectors: Vectors, activation: str) -> Vectors:
     vectors = np.asarray(vectors, dtype=np.float32)
     if not weights:
         return vectors
+    first = weights.get("weight", weights.get("weight_1"))
+    assert first is not None
+    if vectors.shape[1] != first.shape[1]:
+        raise ValueError(
+            f"The vectors have {vectors.shape[1]} dimensions, and the adapter was "
+            f"fitted on {first.shape[1]}: fit it on vectors of the same model."
+        )
     if "weight_1" in weights:
         hidden = _multiply(vectors, weights["weight_1"]) + weights["bias_1"]
         hidden = _multiply(_activate(hidden, activation), weights["weight_2"])

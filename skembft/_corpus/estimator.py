@@ -331,7 +331,8 @@ class CorpusFinetuner(FrozenFinetuner):
         return self._query_vectors(X)
 
     def _query_vectors(self, queries: Data) -> Vectors:
-        return unit_vectors(encode(self._checked_encoder(), queries, "query"))
+        vectors = encode(self._checked_encoder(), queries, "query")
+        return self._of_the_fit(unit_vectors(vectors))
 
     def transform_documents(self, D: Data) -> Vectors:
         """Return the vectors of documents, moved where they have moved.
@@ -352,7 +353,7 @@ class CorpusFinetuner(FrozenFinetuner):
         if self._similarity == "dot":
             vectors = unit_vectors(vectors)
         vectors = to_array(vectors, "The document vectors")
-        vectors = np.array(vectors, dtype=np.float32)  # the encoder keeps its own
+        vectors = self._of_the_fit(np.array(vectors, dtype=np.float32))  # a copy
         row = positions(documents, self.moved_documents_)
         moved = row >= 0
         vectors[moved] = self.moved_vectors_[row[moved]]

@@ -120,4 +120,10 @@ def encode(estimator: Any, items: Items, role: Role) -> Vectors:
         )
     method = estimator.transform if is_query else estimator.transform_documents
     vectors = method(items)
-    return to_array(vectors, f"The {role} vectors")
+    if hasattr(vectors, "toarray"):
+        raise TypeError(
+            f"The encoder made a sparse matrix of {role} items, and vectors must be "
+            "dense: let it return an array, as .toarray() of the matrix is."
+        )
+    array = to_array(vectors, f"The {role} vectors")
+    return array.astype(np.float32) if array.dtype == object else array

@@ -14,7 +14,7 @@ import numpy as np
 from skembft._data.containers import labels_of, text_columns, to_list, to_rows
 from skembft._data.items import all_plain, check_grade, check_item, check_items
 from skembft._data.missing import warn_missing
-from skembft._data.numbering import Numbering, find_own
+from skembft._data.numbering import Numbering, find_own, said_by
 from skembft._data.relevance import JudgedRelevance
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.stored_texts import (
@@ -195,7 +195,11 @@ def _number_stored(
     query_index, document_index = StoredNumbering(queries), StoredNumbering(documents)
     found = document_index.find(query_index.digests)
     if isinstance(own, Mapping):
-        names = (own.get(query, query) for query in query_index.distinct)
+        distinct = query_index.distinct
+        names = (
+            name if isinstance(name, str) else query  # as if nothing had been said
+            for query, name in zip(distinct, said_by(own, distinct), strict=True)
+        )
         said = document_index.find(digests_of(names, len(query_index)))
         found = np.where(said >= 0, said, found)
     return _Numbered(

@@ -1,11 +1,12 @@
 """Numbers of distinct items, and of a query's own document among them."""
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
 import numpy as np
 
+from skembft._utils.messages import shorten
 from skembft._utils.types import Ints, OwnDocuments
 
 
@@ -21,6 +22,18 @@ class Numbering(dict[Hashable, int]):
         return np.fromiter(map(self.__getitem__, items), np.int64, len(items))
 
 
+def said_by(own: Mapping[Any, Any], queries: Iterable[Hashable]) -> Iterator[Hashable]:
+    """The document that `exclude_self` names for each query, or None."""
+    for query in queries:
+        name = own.get(query)
+        if not isinstance(name, Hashable):
+            raise TypeError(
+                f"exclude_self[{shorten(query)}] must be a document, as a str or int, "
+                f"got {shorten(name)}."
+            )
+        yield name
+
+
 def find_own(
     queries: Collection[Hashable],
     place: Mapping[Any, int],
@@ -33,6 +46,6 @@ def find_own(
     same = np.fromiter(map(place.get, queries, repeat(-1)), np.int64, len(queries))
     if not isinstance(own, Mapping):
         return same
-    names = map(own.get, queries)
+    names = said_by(own, queries)
     said = np.fromiter(map(place.get, names, repeat(-1)), np.int64, len(queries))
     return np.where(said >= 0, said, same)

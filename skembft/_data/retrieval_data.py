@@ -163,6 +163,8 @@ class RetrievalData:
                 f"The sum of {name} overflows: divide by the largest, as only ratios "
                 "count."
             )
+        if weights.any():  # a power of two changes no digit, and no ratio
+            weights = np.ldexp(weights, 1 - np.frexp(weights.max())[1])
         total = np.bincount(self.row_query, weights, minlength=self.n_queries)
         return total / np.bincount(self.row_query, minlength=self.n_queries)
 

@@ -164,5 +164,6 @@ class StoredNumbering:
 
 def digests_of(texts: Iterable[str], count: int) -> np.ndarray:
     """What tells texts apart: 16 bytes each, which no two texts share in practice."""
-    digests = (blake2b(text.encode(), digest_size=16).digest() for text in texts)
+    encoded = (text.encode("utf-8", "surrogatepass") for text in texts)
+    digests = (blake2b(data, digest_size=16).digest() for data in encoded)
     return np.fromiter(digests, "S16", count)

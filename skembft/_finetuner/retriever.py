@@ -188,6 +188,16 @@ class RetrieverMixin:
             hide=hide,
         )
 
+    def _of_the_fit(self, vectors: Vectors) -> Vectors:
+        """Vectors of the encoder, if they are as wide as in the fit."""
+        if vectors.shape[1] != self.embedding_dim_:
+            raise ValueError(
+                f"The encoder gives vectors of {vectors.shape[1]} dimensions, and in "
+                f"the fit they had {self.embedding_dim_}: it has become another model, "
+                "for which a new fit is needed."
+            )
+        return vectors
+
     def _check_prepared(self, vectors: Vectors) -> Vectors:
         """Vectors of documents, if they can be what `transform_documents` makes."""
         if vectors.shape[1] != self.embedding_dim_:

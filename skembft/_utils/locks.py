@@ -25,8 +25,9 @@ def lock_if_free(path: Path) -> Iterator[bool]:
         return
     except OSError as error:
         warnings.warn(
-            f"{os.fspath(path)!r} cannot be locked ({error.strerror}): processes that "
-            "encode at the same time may encode the same texts.",
+            # the same text for all locks of a folder, which is then said once
+            f"In {os.path.dirname(path)!r} nothing can be locked ({error.strerror}): "
+            "processes that encode at the same time may encode the same texts.",
             UserWarning,
             stacklevel=2,
         )

@@ -5,6 +5,7 @@ import pickle
 import uuid
 from contextlib import suppress
 from numbers import Integral, Real
+from types import MethodType
 from typing import Any, Self
 
 import numpy as np
@@ -214,8 +215,11 @@ class APIEncoder(StoredEncoder):
                 for text in batch:
                     vectors.append(method(text))
             except BaseException:
+                kept = None
                 if vectors:  # paid for
-                    kept = self._check(vectors, len(vectors), role, what)
+                    with suppress(ValueError):  # the client's own error counts
+                        kept = self._check(vectors, len(vectors), role, what)
+                if kept is not None:
                     yield batch[: len(vectors)], kept
                 raise
             yield batch, self._check(vectors, len(batch), role, what)
@@ -283,13 +287,20 @@ _client_names: "dict[_Identity, str]" = {}  # of this process's clients
 
 
 class _Identity:
-    """Equal only for the same object, which it keeps alive."""
+    """Equal only for the same object, which it keeps alive, or the same method of it.
+
+    A method is another object each time that it is looked up.
+    """
 
     def __init__(self, thing: object) -> None:
         self.thing = thing
+        parts = [thing]
+        if isinstance(thing, MethodType):
+            parts = [thing.__self__, thing.__func__]
+        self._ids = tuple(map(id, parts))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and other.thing is self.thing
+        return isinstance(other, _Identity) and other._ids == self._ids
 
     def __hash__(self) -> int:
-        return id(self.thing)
+        return hash(self._ids)

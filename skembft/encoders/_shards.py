@@ -264,8 +264,11 @@ class ShardFolder:
     def tidy(self) -> None:
         """Merge shards of one size where there are many, and remove repeated ones.
 
-        It is left to another process that is at it.
+        It is left to another process that is at it, and undone where nothing can be
+        written.
         """
+        if not os.access(self.path, os.W_OK):
+            return
         with (
             contextlib.suppress(OSError),
             lock_if_free(os.path.join(self.path, "locks", "tidy.lock")) as free,
@@ -289,11 +292,11 @@ class ShardFolder:
         return True
 
     def _many(self) -> list[list[Shard]]:
-        """Shards of about one size, where there are many."""
-        tiers: dict[int, list[Shard]] = {}
+        """Shards of about one size, and of one width, where there are many."""
+        tiers: dict[tuple[int, int], list[Shard]] = {}
         for shard in sorted(self.shards.values(), key=lambda shard: shard.nbytes):
             tier = int(math.log(max(shard.nbytes / _SMALL, 1), _TIER))
-            tiers.setdefault(tier, []).append(shard)
+            tiers.setdefault((tier, shard.width), []).append(shard)
         return [shards for shards in tiers.values() if len(shards) > _MANY]
 
     def _remove_contained(self) -> None:

@@ -19,7 +19,9 @@ from skembft.encoders._shared_work import Progress, SharedWork
 Key: TypeAlias = tuple[Hashable, ...]  # what determines the vectors
 Portions: TypeAlias = Generator[tuple[list[str], Vectors], None, None]
 
-_MAX_STORES = 16  # models, prompts and settings whose vectors a process keeps
+# models, prompts and settings whose vectors a process keeps whatever their size, and
+# the bytes up to which it keeps more
+_KEPT, _MAX_BYTES = 16, 2**30
 _stores: "OrderedDict[Key, Store]" = OrderedDict()
 _stores_lock = threading.Lock()
 
@@ -29,8 +31,14 @@ def get_store(key: Key) -> "Store":
     with _stores_lock:
         store = _stores.setdefault(key, Store(key))
         _stores.move_to_end(key)
-        while len(_stores) > _MAX_STORES:
-            _stores.popitem(last=False)
+        if len(_stores) > _KEPT:
+            sizes = [each.memory.vectors.nbytes for each in _stores.values()]
+            total = sum(sizes)
+            for size in sizes[:-_KEPT]:  # the oldest go first
+                if total <= _MAX_BYTES:
+                    break
+                total -= size
+                _stores.popitem(last=False)
         return store
 
 

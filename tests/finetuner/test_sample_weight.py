@@ -435,3 +435,32 @@ def test_weights_whose_sum_overflows():
     for X in ["q", "r"], ["q", "q"]:
         with pytest.raises(ValueError, match="sum of sample_weight overflows"):
             scorer(encoder, X, ["a", "a"], sample_weight=[1e308, 1e308])
+
+
+@pytest.mark.parametrize("scale", [1e-310, 1e-170, 1e-50, 1e40, 1e200])
+@pytest.mark.filterwarnings("ignore:The vectors of documents stay:UserWarning")
+def test_only_ratios_of_weights_count(rotated, scale):
+    queries, documents = (vectors[:80] for vectors in rotated)
+    weights = np.random.RandomState(0).randint(1, 5, size=80).astype(float)
+    names = list(range(80))
+    index = PrecomputedEncoder((names, queries), (names, documents))
+    plain, scaled = weights, weights * scale
+    if scale == 1e-310:  # whose digits are few
+        plain, scaled = np.ones(80), np.full(80, scale)
+    for make in (
+        lambda: AdapterFinetuner(index, epochs=20, validation_fraction=0.3),
+        lambda: AdapterFinetuner(index, epochs=3, loss="triplet"),
+        lambda: CorpusFinetuner(index, gamma=0.3, validation_fraction=None),
+        lambda: CorpusFinetuner(index, method="nudge_m"),
+    ):
+        finetuners = []
+        for given in (plain, scaled):
+            finetuner = make()
+            if hasattr(finetuner, "random_state"):
+                finetuner.set_params(random_state=0)
+            finetuners.append(finetuner.fit(names, names[::-1], given))
+        a, b = finetuners
+        assert getattr(a, "best_step_", None) == getattr(b, "best_step_", None)
+        for name in ("transform", "transform_documents"):
+            found, expected = (getattr(each, name)(names) for each in (b, a))
+            np.testing.assert_allclose(found, expected, atol=1e-5)
