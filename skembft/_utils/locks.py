@@ -26,7 +26,7 @@ def lock_if_free(path: Path) -> Iterator[bool]:
     except OSError as error:
         warnings.warn(
             # the same text for all locks of a folder, which is then said once
-            f"In {os.path.dirname(path)!r} nothing can be locked ({error.strerror}): "
+            f"Files in {os.path.dirname(path)!r} cannot be locked ({error.strerror}): "
             "processes that encode at the same time may encode the same texts.",
             UserWarning,
             stacklevel=2,
