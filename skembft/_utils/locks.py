@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from skembft._utils.types import Path
 
 
+_told: set[str] = set()  # folders in which nothing can be locked
+
+
 @contextmanager
 def lock_if_free(path: Path) -> Iterator[bool]:
     """Hold the lock of a file, and tell whether it was free.
 
-    Where files cannot be locked that is a UserWarning, and all are free.
+    Where files cannot be locked that is a UserWarning, once a folder, and all are free.
     """
     from filelock import FileLock, Timeout
 
@@ -24,13 +27,15 @@ def lock_if_free(path: Path) -> Iterator[bool]:
         yield False
         return
     except OSError as error:
-        warnings.warn(
-            # the same text for all locks of a folder, which is then said once
-            f"Files in {os.path.dirname(path)!r} cannot be locked ({error.strerror}): "
-            "processes that encode at the same time may encode the same texts.",
-            UserWarning,
-            stacklevel=2,
-        )
+        folder = os.path.dirname(path)
+        if folder not in _told:
+            _told.add(folder)
+            warnings.warn(
+                f"Files in {folder!r} cannot be locked ({error.strerror}): processes "
+                "that encode at the same time may encode the same texts.",
+                UserWarning,
+                stacklevel=2,
+            )
     try:
         yield True
     finally:
