@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from skembft._utils.types import Path
 
-
 _told: set[str] = set()  # folders in which nothing can be locked
 
 
