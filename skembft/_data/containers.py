@@ -43,7 +43,12 @@ def to_list(values: Data, name: str) -> list[Any]:
         if name.startswith("y"):
             mend = ": y = [relevant[query] for query in X]"
         else:
-            mend = f", or of a dict of columns pandas.DataFrame({name})"
+            mend = f": of {{id: item}} list({name}.values())"
+            if name.startswith("X"):
+                mend = (
+                    f", or of a dict of columns pandas.DataFrame({name}), or of a data "
+                    "set that a loader gave data.queries, with data.relevant as y"
+                )
         raise TypeError(f"{name} is a dict; pass a list with one item a row{mend}.")
     if isinstance(values, set | frozenset):
         raise TypeError(

@@ -113,7 +113,7 @@ def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
     if isinstance(grade, numbers.Real) and math.isfinite(grade):
         return float(grade)
     if document is not None:
-        name = f"{name}[{document!r}]"
+        name = f"{name}[{shorten(document)}]"
     if not isinstance(grade, numbers.Real):
         hint = "" if document is None else ": a dict in y is {document: grade}"
         if grade is None:
@@ -122,4 +122,6 @@ def check_grade(grade: Any, name: str, document: Item | None = None) -> float:
                 "all its dicts the same keys: pass a list of dicts)"
             )
         raise TypeError(f"{name} must be a number, got {shorten(grade)}{hint}.")
-    raise ValueError(f"{name} must be finite, got {grade}.")
+    raise ValueError(
+        f"{name} must be finite, got {grade}: fill it in, or leave the document out."
+    )

@@ -36,6 +36,11 @@ def warn_missing(
     if not missing:
         return
     in_order = np.flatnonzero(found).tolist()
+    if kind == "text" and len(missing) == n_judged and in_order:
+        corpus = [documents[i] for i in in_order]
+        if _look_like_ids(missing, corpus):
+            _warn_ids(missing[0], n_judged, name)
+            return
     twins = _find_twins(missing, (documents[i] for i in in_order))
     if twins:
         _warn_twins(twins, n_judged, name)
@@ -54,6 +59,24 @@ def warn_missing(
             MissingDocumentsWarning,
             stacklevel=4,
         )
+
+
+def _look_like_ids(documents: list[str], corpus: list[str]) -> bool:
+    """Whether documents are single words, and those of the corpus mostly are not."""
+    if any(len(document.split()) != 1 for document in documents):
+        return False
+    return sum(len(text.split()) > 1 for text in corpus) > len(corpus) / 2
+
+
+def _warn_ids(first: str, n_judged: int, name: str) -> None:
+    warnings.warn(
+        f"None of the {n_judged} documents of {name} is in the corpus, and they look "
+        f"like ids: {shorten(first)}, where the corpus has texts. An id is taken for a "
+        f"text. Pass the texts that they stand for, {name} = [texts[i] for i in ids]; "
+        "or ids everywhere, with a PrecomputedEncoder.",
+        MissingDocumentsWarning,
+        stacklevel=5,
+    )
 
 
 def _warn_twins(twins: dict[str, str], n_judged: int, name: str) -> None:

@@ -44,9 +44,10 @@ def cannot_load(
 ) -> OSError:
     """Return the OSError of a model that cannot be loaded, with what to do."""
     where = "directory" if os.path.isdir(model_id) else "model"
+    end = "" if reason.endswith((".", "!", "?", ":")) else "."
     return OSError(
-        f"Could not load the {where} {model_id!r}: {reason} Check the spelling and the "
-        "network (HF_HUB_OFFLINE?), or pass a directory that "
+        f"Could not load the {where} {model_id!r}: {reason}{end} Check the spelling "
+        "and the network (HF_HUB_OFFLINE?), or pass a directory that "
         f"{kind}.save_pretrained wrote."
     )
 

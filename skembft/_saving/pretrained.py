@@ -77,6 +77,13 @@ def load(path: types.Path) -> Any:  # a finetuner, whose file imports this one
     >>> finetuner = skembft.load("my-model")  # doctest: +SKIP
     """
     path = Path(path)
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{str(path)!r} is a file: skembft.load opens directories of "
+            "save_pretrained, and joblib.load what skembft.dump has written."
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"There is no directory {str(path)!r}.")
     if not (path / STATE).is_file():
         raise FileNotFoundError(
             f"{str(path)!r} has no {STATE}: it is not a directory that "

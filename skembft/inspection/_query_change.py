@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from skembft._utils.messages import shorten
 from skembft._utils.types import Floats, Item
 
 Shown: TypeAlias = Item | Floats  # a query or document: a text, an id or a vector
 Graded: TypeAlias = tuple[Shown, float]  # a document and its grade
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QueryChange:
     """What changed for one query.
 
@@ -35,6 +36,13 @@ class QueryChange:
     relevant: list[Shown]
     documents_before: list[Graded]
     documents_after: list[Graded]
+
+    def __repr__(self) -> str:
+        """Without the documents, which may be long."""
+        return (
+            f"QueryChange(query={shorten(self.query)}, index={self.index}, "
+            f"before={self.before:.4f}, after={self.after:.4f})"
+        )
 
     @property
     def gain(self) -> float:

@@ -121,6 +121,38 @@ def test_a_corpus_that_adds_documents_is_not_told(adapter, corpus):
     assert not messages(adapter.fit, QUERIES, DOCUMENTS, corpus=corpus)
 
 
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_ids_in_place_of_texts_are_told(adapter, n):
+    """However few they are, and however small the corpus is."""
+    ids = [[f"node-{i}"] for i in range(n)]
+    corpus = DOCUMENTS[:n]
+    encoder = adapter.encoder
+    for function, args in [
+        (adapter.set_params(validation_fraction=None).fit, (QUERIES[:n], ids, corpus)),
+        (RetrievalScorer(corpus=corpus), (SentenceEncoder(encoder), QUERIES[:n], ids)),
+    ]:
+        arguments = args[:2], {"corpus": corpus}
+        if function.__class__ is RetrievalScorer:
+            arguments = args, {}
+        (message,) = messages(function, *arguments[0], **arguments[1])
+        assert f"None of the {n} documents of y is in the corpus, and they" in message
+        assert "look like ids: 'node-0'" in message and "texts[i] for i" in message
+
+
+@pytest.mark.parametrize(
+    "documents, corpus",
+    [
+        (["short", "words"], ["other", "single", "tokens"]),
+        (["a text", "single"], ["some other text", "and more"]),
+        (["文章甲", "文章乙"], ["其他文章", "更多文章", "文章丙"]),
+        (["same", "there too"], ["same", "some other text", "and more"]),
+    ],
+)
+def test_short_documents_are_no_ids(adapter, documents, corpus):
+    adapter.set_params(validation_fraction=None)
+    assert not messages(adapter.fit, QUERIES[:2], documents, corpus=corpus)
+
+
 def test_ids_of_a_corpus_have_vectors_or_raise():
     """An id that is written in another way is an error, so that none is suspicious."""
     ids = [f"d{i}" for i in range(40)]

@@ -263,3 +263,29 @@ def test_a_module_in_bfloat16(tmp_path, side):
     joblib.dump(adapter, tmp_path / "adapter.joblib")
     again = joblib.load(tmp_path / "adapter.joblib")
     np.testing.assert_array_equal(again.transform(queries), vectors)
+
+
+def test_messages_name_what_is_missing(static_model, tmp_path):
+    adapter = AdapterFinetuner(static_model)
+    queries, documents = ["red1", "old2"], ["wet1", "shy2"]
+    with pytest.raises(ValueError, match="requires y_val to be passed.* in X_val"):
+        adapter.fit(queries, documents, X_val=queries)
+    with pytest.raises(
+        TypeError, match=r"corpus is a dict.*list\(corpus\.values\(\)\)"
+    ):
+        adapter.fit(queries, documents, corpus=dict(zip(queries, documents)))
+    with pytest.raises(TypeError, match="data.queries, with data.relevant as y"):
+        adapter.fit(skembft.datasets.load_docstrings())
+    long = "word " * 1000
+    with pytest.raises(ValueError, match="must be finite, got nan: fill it in") as e:
+        adapter.fit(queries, [{long: np.nan}, "shy2"])
+    assert len(str(e.value)) < 200
+    joblib.dump(adapter, tmp_path / "x.joblib")
+    with pytest.raises(NotADirectoryError, match="is a file.*joblib.load"):
+        skembft.load(tmp_path / "x.joblib")
+    with pytest.raises(FileNotFoundError, match="There is no directory"):
+        skembft.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="There is no folder"):
+        skembft.datasets.load_beir(tmp_path / "nothing")
+    with pytest.raises(OSError, match=r"\w\. Check the spelling"):
+        AdapterFinetuner(str(tmp_path / "nothing")).fit(queries, documents)

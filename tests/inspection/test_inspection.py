@@ -881,3 +881,10 @@ def test_displays_leave_out_what_the_estimator_leaves_out(before):
             adapter, **data, ks=[1], exclude_self=False
         )
         assert list(seen.scores.values()) == [[0.0]]
+
+
+def test_a_change_is_shown_without_its_documents(problem):
+    before, after, X, y = problem[:4]
+    change = compare_retrieval(before, after, X, y).best(1)[0]
+    assert repr(change).startswith(f"QueryChange(query={change.query!r}, index=")
+    assert len(repr(change)) < 200
