@@ -14,6 +14,7 @@ from skembft import (
     EmbeddingFinetuner,
     PrecomputedEncoder,
 )
+from skembft.datasets import load_beir, load_docstrings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
@@ -270,12 +271,10 @@ def test_messages_name_what_is_missing(static_model, tmp_path):
     queries, documents = ["red1", "old2"], ["wet1", "shy2"]
     with pytest.raises(ValueError, match="requires y_val to be passed.* in X_val"):
         adapter.fit(queries, documents, X_val=queries)
-    with pytest.raises(
-        TypeError, match=r"corpus is a dict.*list\(corpus\.values\(\)\)"
-    ):
-        adapter.fit(queries, documents, corpus=dict(zip(queries, documents)))
+    with pytest.raises(TypeError, match=r"a dict.*list\(corpus\.values\(\)\)"):
+        adapter.fit(queries, documents, corpus={"a": "wet1", "b": "shy2"})
     with pytest.raises(TypeError, match="data.queries, with data.relevant as y"):
-        adapter.fit(skembft.datasets.load_docstrings())
+        adapter.fit(load_docstrings())
     long = "word " * 1000
     with pytest.raises(ValueError, match="must be finite, got nan: fill it in") as e:
         adapter.fit(queries, [{long: np.nan}, "shy2"])
@@ -286,6 +285,6 @@ def test_messages_name_what_is_missing(static_model, tmp_path):
     with pytest.raises(FileNotFoundError, match="There is no directory"):
         skembft.load(tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
-        skembft.datasets.load_beir(tmp_path / "nothing")
+        load_beir(tmp_path / "nothing")
     with pytest.raises(OSError, match=r"\w\. Check the spelling"):
         AdapterFinetuner(str(tmp_path / "nothing")).fit(queries, documents)
