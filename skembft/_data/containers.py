@@ -1,6 +1,7 @@
 """Lists, tables and frames of any library, as lists of plain Python objects."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ _COLUMNS = (
     f"perhaps explicit negatives ('negative…', 'neg', 'neg_1', …) or labels {_LABELS}, "
     "and nothing else"
 )
+_WIDE = 10  # columns, of which two rows hardly have as many
 _PLAIN = {str, int}  # what nearly all cells are
 # what is read when it is asked for, and the method that asks
 _LAZY = ("collect", "compute", "read_all", "to_table")
@@ -205,6 +207,14 @@ def to_rows(X: Data, name: str = "X") -> tuple[list[Any], bool]:
 
 def _check_table(rows: list[Any], name: str) -> None:
     width = len(rows[0])
+    if len(rows) == 2 and width >= _WIDE:
+        warnings.warn(
+            f"{name} is a table of 2 rows and {width} columns: 2 queries, each with a "
+            f"document and {width - 2} negatives. If its rows are all queries and all "
+            "their documents, pass these apart: fit(X, y).",
+            UserWarning,
+            stacklevel=2,
+        )
     if width < 2:
         raise ValueError(
             f"{name} is a table with {width} column(s); rows are (query, document) or "

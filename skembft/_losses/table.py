@@ -1,5 +1,6 @@
 """The table of losses: what each needs."""
 
+import warnings
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, overload
@@ -45,6 +46,8 @@ class LossSpec:
         Whether labels are names of categories.
     labels_differ : bool
         Whether labels that are all the same teach nothing.
+    cosines : bool
+        Whether labels are what cosines are to be.
     max_negatives : int or None
         How many explicit negatives a row of pairs can have; None: any number.
     compares_rows : bool
@@ -72,6 +75,7 @@ class LossSpec:
     binary: bool = False
     categories: bool = False
     labels_differ: bool = False
+    cosines: bool = False
     max_negatives: int | None = None
     compares_rows: bool = False
     whole_model: bool = False
@@ -118,6 +122,15 @@ class LossSpec:
             raise ValueError(
                 f"loss={self.name!r} learns from labels that differ, and all "
                 f"{len(labels)} are {labels[0]:g}."
+            )
+        largest = np.abs(labels).max(initial=0)
+        if self.cosines and data.labelled and largest > 1:
+            warnings.warn(
+                f"loss={self.name!r} brings cosines to the labels, and these reach "
+                f"{largest:g}: no cosine is above 1. Divide them by the end of their "
+                "scale, as 0 to 5 by 5.",
+                UserWarning,
+                stacklevel=2,
             )
         of_texts = not isinstance(data.relevance, LabelRelevance)
         if self.needs == "classes" and of_texts and not _several_classes(data):
@@ -220,7 +233,7 @@ LOSSES = {
         **_CACHED,
     ),
     "triplet": LossSpec("TripletLoss", "triplets", defaults={"triplet_margin": 0.3}),
-    "cosine_similarity": LossSpec("CosineSimilarityLoss", "labels"),
+    "cosine_similarity": LossSpec("CosineSimilarityLoss", "labels", cosines=True),
     "cosent": LossSpec("CoSENTLoss", "labels", labels_differ=True, compares_rows=True),
     "angle": LossSpec("AnglELoss", "labels", labels_differ=True, compares_rows=True),
     "contrastive": LossSpec("ContrastiveLoss", "labels", binary=True),

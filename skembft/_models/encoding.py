@@ -155,8 +155,9 @@ def _fitting_batches(
 def _adds_tokens(model: SentenceTransformer) -> bool:
     """Whether a tokenizer makes tokens even of an empty text."""
     tokenizer = getattr(model[0], "tokenizer", None)
-    count = getattr(tokenizer, "num_special_tokens_to_add", None)
-    return count is None or count() > 0
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return True  # others do without
+    return tokenizer.num_special_tokens_to_add() > 0
 
 
 def token_lengths(model: SentenceTransformer, texts: Sequence[str]) -> Ints:

@@ -288,3 +288,23 @@ def test_messages_name_what_is_missing(static_model, tmp_path):
         load_beir(tmp_path / "nothing")
     with pytest.raises(OSError, match=r"\w\. Check the spelling"):
         AdapterFinetuner(str(tmp_path / "nothing")).fit(queries, documents)
+
+
+@pytest.mark.parametrize("container", [list, tuple, np.array])
+def test_queries_and_documents_in_one_list(static_model, container):
+    queries = [f"red{i}" for i in range(12)]
+    documents = [f"wet{i}" for i in range(12)]
+    adapter = AdapterFinetuner(static_model, epochs=1, validation_fraction=None)
+    with pytest.warns(UserWarning, match=r"2 rows and 12 columns.*pass these apart"):
+        adapter.fit(container([queries, documents]))
+
+
+@pytest.mark.parametrize("cls", [AdapterFinetuner, EmbeddingFinetuner])
+@pytest.mark.parametrize("scale", [1, 5])
+def test_labels_that_no_cosine_can_be(static_model, cls, scale, recwarn):
+    rows = [(f"red{i}", f"wet{i % 4}") for i in range(12)]
+    options = {"loss": "cosine_similarity", "epochs": 1, "validation_fraction": None}
+    labels = [scale * (i % 3) / 2 for i in range(12)]
+    cls(static_model, **options).fit(rows, labels)
+    told = [w for w in recwarn if "brings cosines to the labels" in str(w.message)]
+    assert bool(told) == (scale > 1)
