@@ -345,11 +345,10 @@ class AdapterFinetuner(FrozenFinetuner):
             own = own or self.exclude_self
             return read_data(encoder, X, y, corpus, type(self).__name__, suffix, own)
         if y is None:
-            name = f"y{suffix}"
             raise ValueError(
-                f"AdapterFinetuner requires {name} to be passed, but the target {name} "
-                f"is None: with encoder=None, {name} holds class labels or the vectors "
-                "of the relevant documents."
+                "AdapterFinetuner requires y to be passed, but the target y is None: "
+                f"with encoder=None, y{suffix} holds class labels or the vectors of "
+                "the relevant documents."
             )
         going_on = self.warm_start and self.__sklearn_is_fitted__()
         X = self._check_X(X, f"X{suffix}", reset and not going_on)

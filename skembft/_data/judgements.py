@@ -238,9 +238,9 @@ def _read_items(X: Data, y: Data, kind: ItemKind, name: str, suffix: str) -> _Re
         check_items(rows, f"X{suffix}", kind)
         x, y = f"X{suffix}", f"y{suffix}"
         raise ValueError(
-            f"{name} requires {y} to be passed, but the target {y} is None: {y} holds "
-            f"the relevant document(s) of every query in {x}. Without {y}, {x} is a "
-            "table of (query, document) rows."
+            f"{name} requires y to be passed, but the target y is None: {y} holds the "
+            f"relevant document(s) of every query in {x}. Without {y}, {x} is a table "
+            "of (query, document) rows."
         )
     return _Read(_read_queries(rows, y, kind, suffix), is_table=False)
 

@@ -116,8 +116,6 @@ def load_beir(
     path = Path(path)
     if path.is_file():
         raise NotADirectoryError(f"{path} is a file; pass the folder, unpacked.")
-    if not path.exists():
-        raise FileNotFoundError(f"There is no folder {path}.")
     qrels_path = path / "qrels" / f"{split}.tsv"
     if not qrels_path.is_file():
         splits = sorted(file.stem for file in path.glob("qrels/*.tsv"))

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 from skembft._utils.messages import nearest
 from skembft._utils.types import Data, OwnDocuments
 from skembft.encoders._sentence import as_encoder
-from skembft.inspection._compare import rank_both
+from skembft.inspection._rankings import rank_both
 from skembft.metrics import RetrievalScorer
 from skembft.metrics._measures import check_metrics
 from skembft.metrics._scoring import common_own, unwrap

@@ -8,10 +8,18 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from skembft._data.retrieval_data import RetrievalData
-from skembft._utils.types import Floats, Ints
+from skembft._utils.types import Data, Floats, Ints, Metrics, OwnDocuments
 from skembft.inspection._query_change import Graded
 from skembft.metrics._measures import check_metrics, query_values
-from skembft.metrics._scoring import Ranking
+from skembft.metrics._scoring import (
+    Ranking,
+    check_own,
+    check_retriever,
+    common_own,
+    item_kind,
+    rank_estimator,
+    read_for,
+)
 
 SHOWN = 10  # documents of a query that are shown
 KEPT = 50  # documents of a query that are kept: 400 bytes a side
@@ -123,3 +131,51 @@ class Rankings:
             "quartiles_before": (low, high),
             "quartiles_after": (after_low, after_high),
         }
+
+
+def rank_both(
+    before: tuple[Any, Data],
+    after: tuple[Any, Data],
+    y: Data,
+    corpus: Data,
+    metrics: Metrics,
+    exclude_self: OwnDocuments | None,
+) -> Rankings:
+    """Rank by two retrievers, each given with the queries that it takes."""
+    exclude_self = check_own(exclude_self)
+    if exclude_self is None:
+        exclude_self = common_own(before[0], after[0])
+    data = other = read_for(*after, y, corpus, exclude_self)
+    exclude = others_exclude = data.excluded(exclude_self)
+    if before[0] is not None and not _reads_alike(*before, *after):
+        other = read_for(*before, y, corpus, exclude_self)
+        others_exclude = other.excluded(exclude_self)
+    if not _see_the_same(data, other):
+        raise ValueError(
+            "before and after do not see the same distinct queries and documents (a "
+            "step of a Pipeline makes some of them equal): compare both behind it."
+        )
+    first, second = (
+        rank_estimator(each, read, metrics, exclude=own, n_kept=KEPT)
+        for each, read, own in (
+            (before[0], other, others_exclude),
+            (after[0], data, exclude),
+        )
+    )
+    return Rankings(other, first, second)
+
+
+def _see_the_same(data: RetrievalData, other: RetrievalData) -> bool:
+    """Whether the same rows are the same query, and name the same documents."""
+    return (
+        len(data.documents) == len(other.documents)
+        and np.array_equal(data.row_query, other.row_query)
+        and np.array_equal(data.example_document, other.example_document)
+    )
+
+
+def _reads_alike(before: Any, X_before: Data, after: Any, X_after: Data) -> bool:
+    """Whether both make the same of the data, so that they need not be read twice."""
+    check_retriever(before)
+    kind = item_kind(before)
+    return X_before is X_after and kind == item_kind(after) and kind != "vector"

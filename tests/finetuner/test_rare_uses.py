@@ -14,7 +14,7 @@ from skembft import (
     EmbeddingFinetuner,
     PrecomputedEncoder,
 )
-from skembft.datasets import load_beir, load_docstrings
+from skembft.datasets import load_docstrings
 
 pytestmark = pytest.mark.filterwarnings("ignore:Training did not help:UserWarning")
 
@@ -269,7 +269,7 @@ def test_a_module_in_bfloat16(tmp_path, side):
 def test_messages_name_what_is_missing(static_model, tmp_path):
     adapter = AdapterFinetuner(static_model)
     queries, documents = ["red1", "old2"], ["wet1", "shy2"]
-    with pytest.raises(ValueError, match="requires y_val to be passed.* in X_val"):
+    with pytest.raises(ValueError, match="requires y to be.*: y_val holds.* in X_val"):
         adapter.fit(queries, documents, X_val=queries)
     with pytest.raises(TypeError, match=r"a dict.*list\(corpus\.values\(\)\)"):
         adapter.fit(queries, documents, corpus={"a": "wet1", "b": "shy2"})
@@ -284,8 +284,6 @@ def test_messages_name_what_is_missing(static_model, tmp_path):
         skembft.load(tmp_path / "x.joblib")
     with pytest.raises(FileNotFoundError, match="There is no directory"):
         skembft.load(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="There is no folder"):
-        load_beir(tmp_path / "nothing")
     with pytest.raises(OSError, match=r"\w\. Check the spelling"):
         AdapterFinetuner(str(tmp_path / "nothing")).fit(queries, documents)
 
