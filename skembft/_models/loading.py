@@ -193,9 +193,17 @@ def load_for_training(options: ModelOptions) -> tuple[SentenceTransformer, str]:
     if has_lora(model):
         merge_lora(model)
     elif files is not None and files.transformer_at_root() and not options.revision:
-        name = options.model_id
-        note_base(model, os.path.abspath(name) if os.path.isdir(name) else name)
+        note_base(model, _full_name(model, options.model_id))
     return model, _loaded_key(options, files)[-1] or hash_weights(model)
+
+
+def _full_name(model: SentenceTransformer, model_id: str) -> str | None:
+    """What transformers finds a model by, from any directory."""
+    if os.path.isdir(model_id):
+        return os.path.abspath(model_id)
+    # of a name on the hub with its owner, which Sentence Transformers fills in
+    config = getattr(transformer_of(model), "config", None)
+    return getattr(config, "_name_or_path", None)
 
 
 def hash_weights(model: SentenceTransformer) -> str:

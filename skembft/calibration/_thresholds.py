@@ -60,7 +60,7 @@ def conformal_cutoff(answers: Floats, coverage: float, k: int) -> float:
     if rank <= n_found:
         return float(np.sort(answers)[n - rank])
     highest = f"the highest coverage is {_floored(n_found / (n + 1))}."
-    if rank > n == n_found:
+    if rank > n and n_found == n:
         needed = math.ceil(round(coverage / (1 - coverage), 9))
         raise ValueError(
             f"coverage={coverage} needs at least {needed} held-out queries with a "

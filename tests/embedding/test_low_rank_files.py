@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -171,3 +172,25 @@ def test_vectors_follow_the_base_of_low_rank_weights(bert_model, pairs, tmp_path
         np.testing.assert_allclose(encoder.transform(pairs[0]), expected, atol=1e-5)
     with pytest.raises(ValueError, match="changed"):
         pickle.loads(pickled).transform(pairs[0])
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+def test_a_name_on_the_hub(bert_model, pairs, tmp_path, monkeypatch, pinned):
+    """The owner is filled in, and a revision is named by no file."""
+    commit = "0123456789" * 4
+    repository = tmp_path / "hub" / "models--sentence-transformers--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    shutil.copytree(bert_model, repository / "snapshots" / commit)
+    monkeypatch.setenv("SENTENCE_TRANSFORMERS_HOME", str(tmp_path / "hub"))
+    params = {"revision": commit} if pinned else None
+    out = tmp_path / "out"
+    finetuner = EmbeddingFinetuner(
+        "tiny", model_params=params, model_output_path=out, **LORA
+    ).fit(*pairs)
+    assert is_low_rank(out) != pinned
+    opens_as_fitted(out, finetuner, pairs)
+    # from a directory that has one of the same name
+    (tmp_path / "elsewhere" / "tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    opens_as_fitted(out, finetuner, pairs)
