@@ -266,6 +266,9 @@ def encoded_rows(monkeypatch):
 
     from sentence_transformers import SentenceTransformer
 
+    from skembft.encoders import _store
+
+    _store._stores.clear()  # what other tests have encoded
     counter = Counter()
     preprocess = SentenceTransformer.preprocess
 

@@ -9,15 +9,17 @@ from sklearn.model_selection import cross_val_score
 
 from skembft import EmbeddingFinetuner, SentenceEncoder
 from skembft._models import loading
+from skembft.encoders import _store
 
 OPTIONS = {"epochs": 1, "random_state": 0, "device": "cpu"}
 
 
 @pytest.fixture
 def loads(monkeypatch):
-    """Counts the models that are read from files; none is kept before."""
+    """Counts the models that are read from files; none is kept before, nor vectors."""
     loads, load = [], loading.load_model
     loading._loaded.clear()
+    _store._stores.clear()
 
     def counting(options, *args):
         loads.append(options)
