@@ -123,6 +123,11 @@ def _check_module(cls: type, params: Params) -> None:
         ) from None
 
 
+def input_dim(weights: Arrays) -> int:
+    """The width of the vectors that a layer of ours takes."""
+    return weights["weight" if "weight" in weights else "weight_1"].shape[1]
+
+
 def apply_weights(
     weights: Arrays, vectors: Vectors, activation: str = "relu"
 ) -> Vectors:
@@ -139,12 +144,11 @@ def _apply(weights: Arrays, vectors: Vectors, activation: str) -> Vectors:
     vectors = np.asarray(vectors, dtype=np.float32)
     if not weights:
         return vectors
-    first = weights.get("weight", weights.get("weight_1"))
-    assert first is not None
-    if vectors.shape[1] != first.shape[1]:
+    width = input_dim(weights)
+    if vectors.shape[1] != width:
         raise ValueError(
             f"The vectors have {vectors.shape[1]} dimensions, and the adapter was "
-            f"fitted on {first.shape[1]}: fit it on vectors of the same model."
+            f"fitted on {width}: fit it on vectors of the same model."
         )
     if "weight_1" in weights:
         hidden = _multiply(vectors, weights["weight_1"]) + weights["bias_1"]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skembft._adapter.layers import CustomLayer, Linear, LowRank, ResidualMLP
 from skembft._adapter.losses import make_loss
-from skembft._adapter.params import Arrays, Weights
+from skembft._adapter.params import Arrays, Weights, input_dim
 from skembft._data.encoded import EncodedData
 from skembft._data.retrieval_data import RetrievalData
 from skembft._data.weights import draw_by_weight
@@ -104,11 +104,10 @@ class AdapterTraining:
         if not isinstance(self.settings.adapter, str):
             return
         for weights in start.values():
-            first = weights.get("weight", weights.get("weight_1"))
-            if first is not None and first.shape[1] != self.dim:
+            if weights and input_dim(weights) != self.dim:
                 raise ValueError(
                     "warm_start=True trains the fitted adapter further, which takes "
-                    f"vectors of {first.shape[1]} dimensions, and these have "
+                    f"vectors of {input_dim(weights)} dimensions, and these have "
                     f"{self.dim}: fit a clone, or take the encoder of the fit."
                 )
 

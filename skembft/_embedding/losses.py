@@ -139,13 +139,22 @@ class _Maker:
             with context:
                 built = build_loss(loss, self.model, loss_params, filled_in)
                 if LOSSES[name].needs == "damaged":
-                    _check_decoder(built, self.model)
+                    self._check_decoder(built)
                 return built
         except (AssertionError, TypeError, ValueError) as error:
             reason = str(error) or "its first module must be a Transformer"
             raise ValueError(
                 f"loss={name!r} cannot be built for this model: {reason}"
             ) from error
+
+    def _check_decoder(self, loss: Any) -> None:
+        width = self._embedding_dimension()
+        wanted = getattr(loss.decoder.config, "hidden_size", width)
+        if width != wanted:
+            raise ValueError(
+                f"its decoder reads vectors of width {wanted}, those of the model have "
+                f"{width}"
+            )
 
     def _loss(self, _: Any, loss_params: Params | None) -> Any:
         return self.make(*wrapped_loss(loss_params))
@@ -252,17 +261,6 @@ def of_all(rows: Any) -> Any:
     if rows is None:  # labels that a loss does without
         return None
     return all_gather(rows, with_grad=rows.requires_grad)
-
-
-def _check_decoder(loss: Any, model: SentenceTransformer) -> None:
-    with model.truncate_embeddings(None):
-        width = dimension_of(model)
-    wanted = getattr(loss.decoder.config, "hidden_size", width)
-    if width != wanted:
-        raise ValueError(
-            f"its decoder reads vectors of width {wanted}, those of the model have "
-            f"{width}"
-        )
 
 
 @contextmanager

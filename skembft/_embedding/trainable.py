@@ -29,10 +29,10 @@ _NOT_LOW_RANK = {
     *("modules_to_save", "trainable_token_indices"),  # copies of whole modules
     "layer_replication",  # weights that two layers share
 }
-# LoRA's arguments where the user says nothing; all others are peft's own
 # initial values that leave the weights beside them, and what they compute, as they are
 _NO_CHANGE = (True, "gaussian", "orthogonal")
 _SETTINGS = "_skembft_lora"  # an attribute of transformers
+# LoRA's arguments where the user says nothing; all others are peft's own
 LORA_DEFAULTS = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 
 
